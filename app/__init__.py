@@ -1,0 +1,47 @@
+"""Stripe Service: one service through which many apps take payments with Stripe."""
+
+from flask import Flask
+
+from app.auth import register_auth
+from app.blueprints import docs, health, payments, status
+from app.cli import register_commands
+from app.config import Settings
+from app.context import register_request_context, register_services
+from app.database import database_config
+from app.errors import register_error_handlers
+from app.extensions import api, db, migrate
+from app.json import OrjsonProvider
+from app.openapi import API_CONFIG
+from app.services import Services
+
+API_BLUEPRINTS = (health.blp, payments.blp, status.blp)
+PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
+
+
+def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
+    """Build an application; without arguments from the environment.
+
+    Settings that are missing don't stop it, so that `flask --help` and `make openapi` need none. An application
+    without them lets nobody in, and neither gunicorn nor a command that needs them starts.
+    """
+    app = Flask(__name__, static_folder=None)
+    settings = settings or Settings.from_environment()
+    app.json = OrjsonProvider(app)
+    app.config.from_mapping(API_CONFIG | database_config(settings))
+    _init_extensions(app)
+    register_services(app, settings, services)
+    register_request_context(app)
+    register_auth(app)
+    register_error_handlers(app)
+    register_commands(app)
+    return app
+
+
+def _init_extensions(app: Flask) -> None:
+    db.init_app(app)
+    migrate.init_app(app, db)
+    api.init_app(app)
+    for blueprint in API_BLUEPRINTS:
+        api.register_blueprint(blueprint)
+    for page in PAGE_BLUEPRINTS:
+        app.register_blueprint(page)

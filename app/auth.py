@@ -1,0 +1,43 @@
+"""Who may call: one hook on the application, and an explicit list of what is public."""
+
+import hmac
+
+from flask import Flask, request
+
+from app.context import services
+from app.errors import InvalidApiKey, MissingApiKey
+
+PUBLIC_ENDPOINTS = frozenset(
+    {
+        "health.welcome",
+        "health.report_health",
+        "health.report_readiness",
+        "docs.show_document",
+        "docs.open_page",
+        "swagger_ui.show",
+    }
+)
+
+
+def register_auth(app: Flask) -> None:
+    """Ask for an API key on every route that isn't public, and on paths that are no route."""
+    app.before_request(require_api_key)
+
+
+def require_api_key() -> None:
+    """Let the request pass when it is public or carries one of the service's API keys.
+
+    :raises MissingApiKey: when it carries none.
+    :raises InvalidApiKey: when it carries another.
+    """
+    if request.endpoint in PUBLIC_ENDPOINTS:
+        return
+    sent = request.headers.get("X-API-Key")
+    if not sent:
+        raise MissingApiKey("Missing API key")
+    # WSGI hands headers over as Latin-1, which keeps any bytes as they came. All keys are compared, so that the time
+    # taken doesn't tell which one was close.
+    sent_bytes = sent.encode("latin-1")
+    matches = [hmac.compare_digest(sent_bytes, key.encode()) for key in services().settings.api_keys]
+    if True not in matches:
+        raise InvalidApiKey("Invalid API key")

@@ -1,0 +1,24 @@
+"""The OpenAPI document, as it is committed, and the page that shows it."""
+
+from pathlib import Path
+
+from flask import Blueprint, Response, redirect, send_file
+from flask_swagger_ui import get_swaggerui_blueprint
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
+
+blp = Blueprint("docs", __name__)
+swagger_ui = get_swaggerui_blueprint("/docs", "/openapi.json", config={"app_name": "Stripe Service"})
+
+
+@blp.get("/openapi.json")
+def show_document() -> Response:
+    """Send the committed document."""
+    return send_file(DOCUMENT, mimetype="application/json")
+
+
+@blp.get("/docs")
+def open_page() -> WerkzeugResponse:
+    """Go to the page; its assets lie below it."""
+    return redirect("/docs/")

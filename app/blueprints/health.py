@@ -1,0 +1,41 @@
+"""Whether the service is there, and whether it can work."""
+
+from typing import Any
+
+from flask import Response
+
+from app.blueprints import Blueprint
+from app.context import services
+from app.schemas.health import HealthSchema, ReadinessSchema
+from app.services.readiness import check_readiness
+
+WELCOME = "stripe-service: payments for apps with Stripe. The routes are described at /docs\n"
+
+blp = Blueprint("health", __name__, description="Whether the service is there.")
+
+
+@blp.route("/")
+@blp.response(200, {"type": "string"}, content_type="text/plain", description="A short text.")
+@blp.doc(security=[])
+def welcome() -> Any:
+    """Say what this is."""
+    return Response(WELCOME, mimetype="text/plain")
+
+
+@blp.route("/health")
+@blp.response(200, HealthSchema)
+@blp.doc(security=[])
+def report_health() -> dict[str, str]:
+    """Say that the process answers; the database isn't asked."""
+    return {"status": "ok", "service": "stripe-service"}
+
+
+@blp.route("/health/ready")
+@blp.response(200, ReadinessSchema)
+@blp.alt_response(503, schema=ReadinessSchema, description="What is wrong, by name.")
+@blp.doc(security=[])
+def report_readiness() -> Any:
+    """Say whether the database answers and has the migrations of this version."""
+    checks = check_readiness(services())
+    ready = all(answer == "ok" for answer in checks.values())
+    return {"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503

@@ -1,0 +1,44 @@
+"""Creating payments."""
+
+from typing import Any
+
+from app.blueprints import Blueprint
+from app.context import call_context, services
+from app.models import PaymentKind
+from app.schemas.payments import (
+    CheckoutCreatedSchema,
+    CheckoutCreateSchema,
+    IdempotencyKeySchema,
+    PaymentIntentCreatedSchema,
+    PaymentIntentCreateSchema,
+)
+from app.services.payments import PaymentRequest, create_payment
+
+blp = Blueprint("payments", __name__, description="Creating payments.")
+
+CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504)
+
+
+@blp.route("/checkout/create", methods=["POST"])
+@blp.arguments(CheckoutCreateSchema)
+@blp.arguments(IdempotencyKeySchema, location="headers")
+@blp.response(200, CheckoutCreatedSchema)
+@blp.errors(*CREATE_ERRORS)
+def create_checkout(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """Create a checkout session, a page of Stripe's on which the customer pays."""
+    return _create(PaymentKind.CHECKOUT_SESSION, body, headers)
+
+
+@blp.route("/payment-intent/create", methods=["POST"])
+@blp.arguments(PaymentIntentCreateSchema)
+@blp.arguments(IdempotencyKeySchema, location="headers")
+@blp.response(200, PaymentIntentCreatedSchema)
+@blp.errors(*CREATE_ERRORS)
+def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """Create a payment intent, for a page of the caller's own."""
+    return _create(PaymentKind.PAYMENT_INTENT, body, headers)
+
+
+def _create(kind: PaymentKind, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    request = PaymentRequest(kind=kind, body=body, idempotency_key=headers.get("idempotency_key"))
+    return create_payment(request, services=services(), context=call_context())

@@ -1,0 +1,61 @@
+"""What belongs to one request: its id, its deadline, and the services that it works with."""
+
+import re
+import uuid
+from typing import cast
+
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from app.config import Settings
+from app.extensions import db
+from app.schemas.base import camel_case
+from app.services import Services
+from app.services.http import CallContext, Deadline
+
+EXTENSION_KEY = "stripe-service"
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
+    """Give the application the services that its use cases work with."""
+    with app.app_context():
+        app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
+
+
+def register_request_context(app: Flask) -> None:
+    """Give every request an id, which every answer carries, and a deadline."""
+    app.before_request(_begin_request)
+    app.after_request(_send_request_id)
+
+
+def services() -> Services:
+    """The services of the current application."""
+    return cast(Services, current_app.extensions[EXTENSION_KEY])
+
+
+def call_context() -> CallContext:
+    """On whose behalf upstreams are called in this request, and until when."""
+    return CallContext(request.method, route_template(), g.request_id, g.deadline)
+
+
+def route_template() -> str:
+    """The route as the contract writes it, such as `/status/{paymentId}`: it never holds an id."""
+    rule = request.url_rule.rule if request.url_rule else ""
+    return _ROUTE_VARIABLE.sub(lambda match: f"{{{camel_case(match[1])}}}", rule)
+
+
+def _begin_request() -> None:
+    # The clock starts before any lease is written, so that the deadline always comes before the lease lapses.
+    g.deadline = Deadline.after(services().settings.request_deadline_seconds)
+    sent_id = request.headers.get("X-Request-ID", "")
+    g.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
+    if (request.content_length or 0) > current_app.config["MAX_CONTENT_LENGTH"]:
+        raise RequestEntityTooLarge
+
+
+def _send_request_id(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    return response

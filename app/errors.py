@@ -1,0 +1,245 @@
+"""Our errors, each with its status and code, and the one handler that gives them the wire shape.
+
+ServiceError
+├── InvalidRequest            400  the request breaks a rule of the contract
+├── NoStripeKey               400  key-service has no key for the app
+├── StripeRefusal             400, 402  Stripe refused for good; kept as the payment's answer
+├── MissingApiKey             401
+├── InvalidApiKey             403
+├── NotFound                  404
+├── IdempotencyKeyInUse       409
+├── IdempotencyKeyReused      422
+├── StripeRateLimited         429
+├── Overloaded                503  we have no thread left for this
+├── DatabaseUnavailable       503
+└── UpstreamError             502  an upstream answered nonsense or refused us
+    ├── UpstreamUnavailable   503  it is down or overloaded
+    └── UpstreamTimeout       504  it took too long
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from flask import Flask, Response, g, jsonify
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from werkzeug.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """The base of everything we answer on purpose. The sentence is for the caller: it never holds a secret."""
+
+    status: int = 500
+    code: str = "internal_error"
+    retry_after_seconds: int | None = None
+    details: Mapping[str, Any] | None = None
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+class InvalidRequest(ServiceError):
+    """A rule of the contract is broken; `details` says which, field by field."""
+
+    status = 400
+    code = "invalid_request"
+
+    def __init__(
+        self, field_errors: Mapping[str, list[str]] | None = None, form_errors: list[str] | None = None
+    ) -> None:
+        super().__init__("Invalid request")
+        self.details = {"fieldErrors": dict(field_errors or {}), "formErrors": form_errors or []}
+
+
+class NoStripeKey(ServiceError):
+    """key-service has no key for the app."""
+
+    status = 400
+    code = "no_stripe_key"
+
+    def __init__(self, app_id: str) -> None:
+        super().__init__(f"No Stripe key configured for appId '{app_id}'")
+
+
+class StripeRefusal(ServiceError):
+    """Stripe refused the request for good; the message and the code are Stripe's."""
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class MissingApiKey(ServiceError):
+    """The caller sent no API key."""
+
+    status = 401
+    code = "missing_api_key"
+
+
+class InvalidApiKey(ServiceError):
+    """The caller's API key is none of ours."""
+
+    status = 403
+    code = "invalid_api_key"
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+    status = 404
+    code = "not_found"
+
+
+class IdempotencyKeyInUse(ServiceError):
+    """Another request with the same Idempotency-Key is being worked on."""
+
+    status = 409
+    code = "idempotency_key_in_use"
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is being worked on; retry in a moment")
+
+
+class IdempotencyKeyReused(ServiceError):
+    """The Idempotency-Key was used before, with another route or body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before with another request")
+
+
+class StripeRateLimited(ServiceError):
+    """Stripe is rate limiting the app; nothing was executed."""
+
+    status = 429
+    code = "stripe_rate_limited"
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("Stripe is rate limiting this app; retry in a moment")
+
+
+class Overloaded(ServiceError):
+    """More is being worked on than can be answered in time."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("The service is at its limit of payments in progress; retry in a moment")
+
+
+class DatabaseUnavailable(ServiceError):
+    """PostgreSQL can't be reached, or didn't answer in time."""
+
+    status = 503
+    code = "database_unavailable"
+    retry_after_seconds = 2
+
+    def __init__(self) -> None:
+        super().__init__("The database is unavailable; retry in a moment")
+
+
+class UpstreamError(ServiceError):
+    """An upstream answered nonsense or refused us.
+
+    `executed` is False where the call certainly had no effect, and None where nobody can tell.
+    `reason` says what came back, in a few words of ours, for logs and for `tracking.error`.
+    """
+
+    status = 502
+    code = "upstream_error"
+    verb: ClassVar[str] = "gave no usable answer"
+
+    def __init__(
+        self, upstream: str, *, reason: str, executed: bool | None = None, sentence: str | None = None
+    ) -> None:
+        super().__init__(sentence or f"{upstream} {self.verb}")
+        self.upstream = upstream
+        self.reason = reason
+        self.executed = executed
+
+    def with_sentence(self, sentence: str) -> "UpstreamError":
+        """The same failure, told the caller in other words."""
+        return type(self)(self.upstream, reason=self.reason, executed=self.executed, sentence=sentence)
+
+
+class UpstreamUnavailable(UpstreamError):
+    """An upstream is down or overloaded."""
+
+    status = 503
+    code = "upstream_unavailable"
+    retry_after_seconds = 2
+    verb = "is unavailable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """An upstream took too long."""
+
+    status = 504
+    code = "upstream_timeout"
+    verb = "took too long to answer"
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Answer every error in the one shape of the contract."""
+    app.register_error_handler(Exception, answer_error)
+
+
+def answer_error(error: Exception) -> Response:
+    """Turn any exception into the wire shape; what is not ours to tell becomes a plain 500."""
+    if isinstance(error, HTTPException):
+        return _answer_http_exception(error)
+    known = _as_service_error(error)
+    if known.status >= 500:
+        log.error("%s", known.sentence, exc_info=error if known is not error else None, extra=_log_fields(known))
+    return _answer(known.status, known.sentence, known.code, known.details, known.retry_after_seconds)
+
+
+def _as_service_error(error: Exception) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    if is_database_outage(error):
+        return DatabaseUnavailable()
+    return ServiceError("Internal server error")
+
+
+def is_database_outage(error: Exception) -> bool:
+    """Whether this says that the database can't be reached or was too slow, rather than that we misused it."""
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def _log_fields(error: ServiceError) -> dict[str, object]:
+    return {"reason": error.reason} if isinstance(error, UpstreamError) else {}
+
+
+def _answer_http_exception(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = _answer(status, error.name, error.name.lower().replace(" ", "_"), None, None)
+    # A 405 has to keep its Allow header.
+    response.headers.extend((k, v) for k, v in error.get_headers() if k not in ("Content-Type", "Content-Length"))
+    return response
+
+
+def _answer(
+    status: int, sentence: str, code: str, details: Mapping[str, Any] | None, retry_after_seconds: int | None
+) -> Response:
+    body: dict[str, Any] = {"error": sentence, "code": code, "requestId": g.get("request_id", "")}
+    if details is not None:
+        body["details"] = details
+    response = jsonify(body)
+    response.status_code = status
+    if retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(retry_after_seconds)
+    return response

@@ -1,0 +1,169 @@
+"""The tables. Constraints and indexes live here: what must never happen, the database refuses."""
+
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, SmallInteger, String, Text, Uuid, func, text
+from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.extensions import db
+
+
+class Base(DeclarativeBase):
+    """The base of all models."""
+
+    metadata = db.metadata
+    type_annotation_map = {  # noqa: RUF012 -- SQLAlchemy's own convention
+        datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB,
+        uuid.UUID: Uuid,
+    }
+
+
+class PaymentKind(StrEnum):
+    """What Stripe is asked to make for a payment."""
+
+    CHECKOUT_SESSION = "checkout_session"
+    PAYMENT_INTENT = "payment_intent"
+
+
+class Step(StrEnum):
+    """How far a payment has walked; it only moves forward.
+
+    The one exception is an ask that Stripe certainly did not execute, which is taken back to `accepted`.
+    """
+
+    ACCEPTED = "accepted"
+    ASKED = "asked"
+    TAKEN = "taken"
+    FINISHED = "finished"
+
+
+class PaymentStatus(StrEnum):
+    """What has become of a payment, as callers see it."""
+
+    CREATING = "creating"
+    REJECTED = "rejected"
+    CHECKOUT_CREATED = "checkout_created"
+    REQUIRES_PAYMENT_METHOD = "requires_payment_method"
+    REQUIRES_CONFIRMATION = "requires_confirmation"
+    REQUIRES_ACTION = "requires_action"
+    PROCESSING = "processing"
+    REQUIRES_CAPTURE = "requires_capture"
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+
+
+class TrackingState(StrEnum):
+    """Whether runs-service knows of the payment and its cost."""
+
+    NONE = "none"
+    PENDING = "pending"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    STUCK = "stuck"
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=f"known_{column}")
+
+
+class Payment(Base):
+    """One payment: what was asked for, how far it has walked, and what its events say it has become."""
+
+    __tablename__ = "payments"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    app_id: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # What was asked for. The request is kept as it was validated, so that any process can take the payment further.
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_hash: Mapped[bytes] = mapped_column(BYTEA)
+    request: Mapped[dict[str, Any]]
+    org_id: Mapped[str | None] = mapped_column(String(200))
+    run_id: Mapped[str | None] = mapped_column(String(200))
+    parent_run_id: Mapped[str | None] = mapped_column(String(200))
+    brand_id: Mapped[str | None] = mapped_column(String(200))
+    campaign_id: Mapped[str | None] = mapped_column(String(200))
+
+    # How far it has walked, and who is walking it: only the holder of the lease's token may move it.
+    step: Mapped[str] = mapped_column(String(10))
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    lease_token: Mapped[uuid.UUID]
+    lease_until: Mapped[datetime]
+    # Between these two moments a run may have been made that no row knows.
+    run_search_from: Mapped[datetime | None]
+    run_search_until: Mapped[datetime | None]
+    # JSON and not JSONB, which would put the keys in another order: Stripe is asked again with the same bytes.
+    stripe_params: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    asked_at: Mapped[datetime | None]
+    answer_status: Mapped[int | None] = mapped_column(SmallInteger)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    # What Stripe made of it.
+    stripe_payment_intent_id: Mapped[str | None] = mapped_column(String(255))
+    stripe_checkout_session_id: Mapped[str | None] = mapped_column(String(255))
+    stripe_subscription_id: Mapped[str | None] = mapped_column(String(255))
+    stripe_customer_id: Mapped[str | None] = mapped_column(String(255))
+
+    # What it has become.
+    status: Mapped[str] = mapped_column(String(30), server_default=PaymentStatus.CREATING)
+    amount_in_cents: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None] = mapped_column(String(3))
+    description: Mapped[str | None] = mapped_column(Text)
+    # `metadata` is SQLAlchemy's own attribute on a model.
+    payment_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
+    amount_received_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    amount_refunded_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    tracking_state: Mapped[str] = mapped_column(String(10))
+    tracking_error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        _one_of("kind", PaymentKind),
+        _one_of("step", Step),
+        _one_of("status", PaymentStatus),
+        _one_of("tracking_state", TrackingState),
+        CheckConstraint("attempt > 0", name="attempt_counts_from_one"),
+        CheckConstraint("amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0", name="no_negative_amount"),
+        CheckConstraint("(answer_status IS NULL) = (answer IS NULL)", name="answer_is_whole"),
+        CheckConstraint(
+            "step <> 'asked' OR (asked_at IS NOT NULL AND stripe_params IS NOT NULL)", name="asked_is_stamped"
+        ),
+        CheckConstraint(
+            "step IN ('accepted', 'asked') OR status = 'rejected'"
+            " OR coalesce(stripe_payment_intent_id, stripe_checkout_session_id) IS NOT NULL",
+            name="taken_has_stripe_object",
+        ),
+        Index(
+            "uq_payments_app_id_idempotency_key",
+            "app_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index(
+            "uq_payments_stripe_payment_intent_id",
+            "stripe_payment_intent_id",
+            unique=True,
+            postgresql_where=text("stripe_payment_intent_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_payments_stripe_checkout_session_id",
+            "stripe_checkout_session_id",
+            unique=True,
+            postgresql_where=text("stripe_checkout_session_id IS NOT NULL"),
+        ),
+    )

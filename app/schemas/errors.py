@@ -1,0 +1,25 @@
+"""The one shape of every error."""
+
+from marshmallow.fields import Dict, List, Nested, String
+
+from app.schemas.base import CamelCaseSchema
+
+
+class ErrorDetailsSchema(CamelCaseSchema):
+    """Which rules a request breaks."""
+
+    field_errors = Dict(
+        keys=String(),
+        values=List(String()),
+        metadata={"description": "By the field's name, each with a sentence for each broken rule."},
+    )
+    form_errors = List(String(), metadata={"description": "What is wrong with the request as a whole."})
+
+
+class ErrorSchema(CamelCaseSchema):
+    """Something went wrong; the sentence says what."""
+
+    error = String(required=True, metadata={"description": "A sentence.", "example": "Invalid request"})
+    code = String(required=True, metadata={"description": "For programs.", "example": "invalid_request"})
+    request_id = String(required=True, metadata={"description": "The same as in the header X-Request-ID."})
+    details = Nested(ErrorDetailsSchema)

@@ -1,0 +1,167 @@
+"""Creating a payment: the bodies of the two routes and their answers."""
+
+from typing import Any
+
+from marshmallow import ValidationError, post_load
+from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
+from marshmallow.validate import Length, OneOf, Range
+
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch, refuse_nul
+
+MAX_AMOUNT_IN_CENTS = 99_999_999
+MAX_METADATA_KEYS = 46
+MAX_DISCOUNTS = 20
+
+
+def _refuse_bracketed_or_nul(key: str) -> None:
+    refuse_nul(key)
+    if "[" in key or "]" in key:
+        raise ValidationError("Must not contain square brackets.")
+
+
+class Metadata(Dict):
+    """Stripe's metadata less the four keys that are ours. https://docs.stripe.com/api/metadata"""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            keys=String(validate=[Length(min=1, max=40), _refuse_bracketed_or_nul]),
+            values=Text(max_length=500),
+            validate=Length(max=MAX_METADATA_KEYS, error=f"Must have at most {MAX_METADATA_KEYS} keys."),
+            metadata={
+                "description": "Kept at Stripe with the payment. The keys `paymentId`, `appId`, `runId` and `orgId` "
+                "are set by the service.",
+                "maxProperties": MAX_METADATA_KEYS,
+                "example": {"orderId": "1042"},
+            },
+            **kwargs,
+        )
+
+
+class Currency(String):
+    """An ISO 4217 code, in either case."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            validate=[Length(equal=3), WholeMatch(r"^[A-Za-z]{3}$", error="Must be three letters.")],
+            metadata={"description": "ISO 4217, lower-cased by the service.", "example": "usd"},
+            **kwargs,
+        )
+
+
+class IdempotencyKeySchema(CamelCaseSchema):
+    """The header that makes a create repeatable."""
+
+    idempotency_key = String(
+        data_key="Idempotency-Key",
+        validate=[
+            Length(min=1, max=255),
+            WholeMatch(r"^[\x21-\x7e]+$", error="Must be 1 to 255 visible ASCII characters."),
+        ],
+        metadata={
+            "description": "Repeats of a request with the same key and body give the first answer again and never pay "
+            "twice. Scoped to the app.",
+            "example": "order-1042",
+        },
+    )
+
+
+class _TrackedSchema(RequestSchema):
+    """Whom a payment is for, and which run it belongs to."""
+
+    app_id = AppId(required=True)
+    org_id = Text(
+        max_length=200,
+        metadata={"description": "The organisation; with it the payment gets a run of its own.", "example": "org_1"},
+    )
+    run_id = Text(
+        max_length=200,
+        metadata={"description": "The caller's run: the parent of ours, or without an orgId the one that is charged."},
+    )
+    brand_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
+    campaign_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
+    customer_id = Text(max_length=MAX_ID_LENGTH, metadata={"description": "A Stripe customer of the app."})
+    metadata = Metadata()
+
+
+class LineItemSchema(RequestSchema):
+    """What is bought, and how many."""
+
+    price_id = Text(
+        required=True,
+        min_length=1,
+        max_length=MAX_ID_LENGTH,
+        metadata={"description": "A Stripe price of the app.", "example": "price_sandbox"},
+    )
+    quantity = Integer(required=True, strict=True, validate=Range(min=1, max=999_999), metadata={"example": 1})
+
+
+class DiscountSchema(RequestSchema):
+    """A coupon or a promotion code of the app."""
+
+    coupon = Text(max_length=MAX_ID_LENGTH)
+    promotion_code = Text(max_length=MAX_ID_LENGTH)
+
+
+class CheckoutCreateSchema(_TrackedSchema):
+    """A checkout to create."""
+
+    line_items = List(Nested(LineItemSchema), required=True, validate=Length(min=1, max=100))
+    success_url = Url(
+        required=True,
+        metadata={
+            "description": "Where Stripe sends the customer after paying; `{CHECKOUT_SESSION_ID}` is filled in.",
+            "example": "http://localhost:3000/ok?session={CHECKOUT_SESSION_ID}",
+        },
+    )
+    cancel_url = Url(
+        required=True,
+        metadata={"description": "Where the customer goes to turn back.", "example": "http://localhost:3000/cart"},
+    )
+    mode = String(validate=OneOf(["payment", "subscription"]), load_default="payment")
+    customer_email = Text(
+        max_length=512, metadata={"description": "Prefills the page; not used when a customer is given."}
+    )
+    discounts = List(Nested(DiscountSchema), validate=Length(max=MAX_DISCOUNTS))
+
+    @post_load
+    def _drop_empty_discounts(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        discounts = [discount for discount in data.pop("discounts", None) or () if discount]
+        return {**data, "discounts": discounts} if discounts else data
+
+
+class PaymentIntentCreateSchema(_TrackedSchema):
+    """A payment intent to create."""
+
+    amount_in_cents = Integer(
+        required=True,
+        strict=True,
+        validate=Range(min=1, max=MAX_AMOUNT_IN_CENTS),
+        metadata={"description": "In the currency's smallest unit.", "example": 2000},
+    )
+    currency = Currency(load_default="usd")
+    description = Text(max_length=1_000)
+
+    @post_load
+    def _lower_currency(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {**data, "currency": data["currency"].lower()}
+
+
+class CheckoutCreatedSchema(CamelCaseSchema):
+    """A checkout that was created."""
+
+    success = Boolean(required=True)
+    payment_id = String(required=True, metadata={"format": "uuid"})
+    session_id = String(required=True, metadata={"example": "cs_test_a1b2"})
+    url = String(required=True, allow_none=True, metadata={"description": "Stripe's page, to send the customer to."})
+
+
+class PaymentIntentCreatedSchema(CamelCaseSchema):
+    """A payment intent that was created."""
+
+    success = Boolean(required=True)
+    payment_id = String(required=True, metadata={"format": "uuid"})
+    payment_intent_id = String(required=True, metadata={"example": "pi_3a1b2"})
+    client_secret = String(
+        required=True, metadata={"description": "For the customer's browser only; the service doesn't keep it."}
+    )
+    status = String(required=True, metadata={"example": "requires_payment_method"})

@@ -1,0 +1,38 @@
+"""The clients of the upstreams and the use cases."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from app.config import Settings
+from app.services.key_client import KeyClient
+from app.services.runs_client import RunsClient
+from app.services.stripe_client import Stripe
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a use case works with. The database commits every statement by itself unless a transaction is begun."""
+
+    settings: Settings
+    database: Engine
+    keys: KeyClient
+    runs: RunsClient
+    stripe: Stripe
+
+    @classmethod
+    def connect(cls, settings: Settings, database: Engine) -> "Services":
+        """Build the clients from the settings; nothing is sent yet."""
+        keys = KeyClient(
+            url=settings.key_service_url,
+            api_key=settings.key_service_api_key,
+            timeout_seconds=settings.upstream_timeout_seconds,
+            cache_seconds=settings.key_cache_seconds,
+        )
+        runs = RunsClient(
+            url=settings.runs_service_url,
+            api_key=settings.runs_service_api_key,
+            timeout_seconds=settings.upstream_timeout_seconds,
+        )
+        stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
+        return cls(settings, database.execution_options(isolation_level="AUTOCOMMIT"), keys, runs, stripe)

@@ -1,0 +1,273 @@
+"""Stripe: every call with the key of the app that it is for, a total deadline, and our own errors."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import stripe
+from cachetools import LRUCache, cached
+from stripe.params import PaymentIntentCreateParams
+from stripe.params.checkout import SessionCreateParams
+
+from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
+from app.services.http import CallContext, Deadline, Transport
+from app.services.key_client import KeyClient, Provider
+
+UPSTREAM = "Stripe"
+MAX_CLIENTS = 1_000
+MAX_MESSAGE_LENGTH = 500
+
+T = TypeVar("T")
+
+_deadline: ContextVar[Deadline] = ContextVar("stripe_deadline")
+_SECRET = re.compile(r"\b(sk|rk|whsec)_\w[\w*]*|\w+_secret_\w+")
+
+# The SDK logs whole bodies at DEBUG, and a request's URL at INFO; the first hold secrets.
+logging.getLogger("stripe").setLevel(logging.WARNING)
+stripe.enable_telemetry = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutSession:
+    """What we use of Stripe's checkout session. Amounts are in the currency's smallest unit."""
+
+    id: str
+    url: str | None
+    payment_intent_id: str | None
+    subscription_id: str | None
+    customer_id: str | None
+    amount_total: int | None
+    currency: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentIntent:
+    """What we use of Stripe's payment intent. The amount is in the currency's smallest unit."""
+
+    id: str
+    client_secret: str
+    status: str
+    amount: int
+    currency: str
+    customer_id: str | None
+
+
+class StripeKeyRefused(UpstreamError):
+    """Stripe answered 401 or 403: nothing was executed."""
+
+    code = "stripe_key_refused"
+    verb = "refused the app's key"
+
+
+class IdempotencyMismatch(UpstreamError):
+    """Stripe knows our idempotency key with other parameters: something was executed under it, and not this."""
+
+    code = "stripe_idempotency_mismatch"
+
+
+class ReplayedFailure(UpstreamError):
+    """Stripe gives a 5xx again that it stored for our idempotency key: asking again will never tell more."""
+
+
+class _DeadlineClient(stripe.HTTPClient):
+    """The SDK's way to send a request, with our transport below it."""
+
+    name = "urllib3"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._transport = Transport(UPSTREAM)
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None, **_: Any
+    ) -> tuple[Any, int, Mapping[str, str]]:
+        # A POST isn't repeated here: that the second try certainly wasn't executed would say nothing of the first.
+        answer = self._transport.send(
+            method.upper(),
+            url,
+            headers=headers or {},
+            body=post_data,
+            deadline=_deadline.get(),
+            repeatable=method == "get",
+        )
+        return answer.body, answer.status, answer.headers
+
+    def close(self) -> None:
+        """Connections are closed with the process."""
+
+
+class Stripe:
+    """Calls Stripe on behalf of apps. One HTTP client serves all keys; each key has one SDK client."""
+
+    def __init__(self, *, api_base: str, timeout_seconds: float, keys: KeyClient) -> None:
+        self._api_base = api_base
+        self._timeout_seconds = timeout_seconds
+        self._keys = keys
+        self._http = _DeadlineClient()
+        self._client: Callable[[str], stripe.StripeClient] = cached(LRUCache(MAX_CLIENTS), lock=threading.Lock())(
+            self._new_client
+        )
+
+    def require_key(self, app_id: str, context: CallContext) -> None:
+        """Make sure that the app has a Stripe key.
+
+        :raises NoStripeKey: when it has none.
+        :raises UpstreamError: when key-service can't tell.
+        """
+        self._keys.get(Provider.STRIPE, app_id, context)
+
+    def create_checkout_session(
+        self, app_id: str, params: SessionCreateParams, *, idempotency_key: str, context: CallContext
+    ) -> CheckoutSession:
+        """https://docs.stripe.com/api/checkout/sessions/create
+
+        :raises StripeRefusal: when Stripe refuses for good.
+        :raises StripeRateLimited: when it is asked too often; nothing was executed.
+        :raises UpstreamError: when it wasn't executed (`executed` False), or nobody can tell (None).
+        """
+        answer = self._call(app_id, "post", "/v1/checkout/sessions", params, idempotency_key, context)
+        return _read(_checkout_session, answer)
+
+    def create_payment_intent(
+        self, app_id: str, params: PaymentIntentCreateParams, *, idempotency_key: str, context: CallContext
+    ) -> PaymentIntent:
+        """https://docs.stripe.com/api/payment_intents/create
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        answer = self._call(app_id, "post", "/v1/payment_intents", params, idempotency_key, context)
+        return _read(_payment_intent, answer)
+
+    def retrieve_payment_intent(self, app_id: str, payment_intent_id: str, context: CallContext) -> PaymentIntent:
+        """https://docs.stripe.com/api/payment_intents/retrieve
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        answer = self._call(app_id, "get", f"/v1/payment_intents/{payment_intent_id}", {}, None, context)
+        return _read(_payment_intent, answer)
+
+    def _call(
+        self,
+        app_id: str,
+        method: str,
+        path: str,
+        params: Mapping[str, Any],
+        idempotency_key: str | None,
+        context: CallContext,
+    ) -> object:
+        """Call with the app's key; when Stripe refuses that, once more with the one that key-service has now."""
+        context = context.within(self._timeout_seconds)
+        key = self._keys.get(Provider.STRIPE, app_id, context)
+        try:
+            return self._call_with_key(key, method, path, params, idempotency_key, context)
+        except StripeKeyRefused:
+            self._keys.forget(Provider.STRIPE, app_id, key)
+            fresh_key = self._keys.get(Provider.STRIPE, app_id, context)
+            if fresh_key == key:
+                raise
+            return self._call_with_key(fresh_key, method, path, params, idempotency_key, context)
+
+    def _call_with_key(
+        self,
+        key: str,
+        method: str,
+        path: str,
+        params: Mapping[str, Any],
+        idempotency_key: str | None,
+        context: CallContext,
+    ) -> object:
+        _deadline.set(context.deadline)
+        try:
+            # raw_request spares the conversion to StripeObject, a third of the CPU of a call.
+            return self._client(key).raw_request(method, path, idempotency_key=idempotency_key, **params).data
+        except stripe.StripeError as error:
+            failure = _our_error(error)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # The SDK trips over some answers that are JSON but nothing of Stripe's.
+            failure = UpstreamError(UPSTREAM, reason="answered something that is not Stripe's")
+        # Outside of the handler, so that the SDK's error, which holds the body, isn't chained and logged with ours.
+        raise failure
+
+    def _new_client(self, key: str) -> stripe.StripeClient:
+        return stripe.StripeClient(
+            key, http_client=self._http, base_addresses={"api": self._api_base}, max_network_retries=0
+        )
+
+
+def _our_error(error: stripe.StripeError) -> Exception:
+    status = error.http_status
+    reason = f"answered {status}"
+    match error:
+        case stripe.CardError():
+            return _refusal(error, status=402)
+        case stripe.IdempotencyError():
+            return IdempotencyMismatch(UPSTREAM, reason="knows this idempotency key with other parameters")
+        case stripe.RateLimitError():
+            return StripeRateLimited()
+        case stripe.InvalidRequestError():
+            return _refusal(error, status=400)
+        case stripe.AuthenticationError() | stripe.PermissionError():
+            return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
+    if status is not None and status >= 500 and (error.headers or {}).get("idempotent-replayed") == "true":
+        return ReplayedFailure(UPSTREAM, reason=f"replayed a {status}")
+    if status in (409, 502, 503, 504):
+        return UpstreamUnavailable(UPSTREAM, reason=reason)
+    return UpstreamError(UPSTREAM, reason=reason)
+
+
+def _refusal(error: stripe.StripeError, *, status: int) -> StripeRefusal:
+    message = error.user_message if isinstance(error.user_message, str) else "Stripe refused the request"
+    code = error.code if isinstance(error.code, str) and error.code else "invalid_request"
+    return StripeRefusal(_SECRET.sub("[redacted]", message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
+
+
+def _read(parse: Callable[[dict[str, Any]], T], answer: object) -> T:
+    try:
+        return parse(cast(dict[str, Any], answer))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UpstreamError(UPSTREAM, reason="answered another object than was asked for") from None
+
+
+def _checkout_session(answer: dict[str, Any]) -> CheckoutSession:
+    _require(answer, "checkout.session")
+    return CheckoutSession(
+        id=_text(answer["id"]),
+        url=answer.get("url"),
+        payment_intent_id=_id_of(answer.get("payment_intent")),
+        subscription_id=_id_of(answer.get("subscription")),
+        customer_id=_id_of(answer.get("customer")),
+        amount_total=answer.get("amount_total"),
+        currency=answer.get("currency"),
+    )
+
+
+def _payment_intent(answer: dict[str, Any]) -> PaymentIntent:
+    _require(answer, "payment_intent")
+    return PaymentIntent(
+        id=_text(answer["id"]),
+        client_secret=_text(answer["client_secret"]),
+        status=_text(answer["status"]),
+        amount=int(answer["amount"]),
+        currency=_text(answer["currency"]),
+        customer_id=_id_of(answer.get("customer")),
+    )
+
+
+def _require(answer: dict[str, Any], kind: str) -> None:
+    if answer["object"] != kind:
+        raise ValueError(f"not a {kind}")
+
+
+def _text(value: object) -> str:
+    if not (isinstance(value, str) and value):
+        raise TypeError("not a string")
+    return value
+
+
+def _id_of(reference: Any) -> str | None:
+    """The id of what a field refers to, whether it holds the id or the expanded object."""
+    return reference if reference is None or isinstance(reference, str) else _text(reference["id"])
