@@ -6,7 +6,20 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, SmallInteger, String, Text, Uuid, func, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    Uuid,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -64,6 +77,14 @@ class PaymentStatus(StrEnum):
     DISPUTED = "disputed"
 
 
+def known_status(stripe_status: str) -> PaymentStatus:
+    """Ours for the status of a payment intent that was just made; one that Stripe has yet to invent is unpaid."""
+    try:
+        return PaymentStatus(stripe_status)
+    except ValueError:
+        return PaymentStatus.REQUIRES_PAYMENT_METHOD
+
+
 class TrackingState(StrEnum):
     """Whether runs-service knows of the payment and its cost."""
 
@@ -76,6 +97,15 @@ class TrackingState(StrEnum):
 
 def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=f"known_{column}")
+
+
+def _where_known(column: str, *, unique: bool = False) -> Index:
+    return Index(
+        f"{'uq' if unique else 'ix'}_payments_{column}",
+        column,
+        unique=unique,
+        postgresql_where=text(f"{column} IS NOT NULL"),
+    )
 
 
 class Payment(Base):
@@ -117,6 +147,8 @@ class Payment(Base):
     stripe_payment_intent_id: Mapped[str | None] = mapped_column(String(255))
     stripe_checkout_session_id: Mapped[str | None] = mapped_column(String(255))
     stripe_subscription_id: Mapped[str | None] = mapped_column(String(255))
+    stripe_invoice_id: Mapped[str | None] = mapped_column(String(255))
+    stripe_charge_id: Mapped[str | None] = mapped_column(String(255))
     stripe_customer_id: Mapped[str | None] = mapped_column(String(255))
 
     # What it has become.
@@ -128,6 +160,11 @@ class Payment(Base):
     payment_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
     amount_received_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     amount_refunded_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    amount_disputed_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    success_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    failure_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    refund_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    dispute_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tracking_state: Mapped[str] = mapped_column(String(10))
     tracking_error: Mapped[str | None] = mapped_column(Text)
 
@@ -137,7 +174,10 @@ class Payment(Base):
         _one_of("status", PaymentStatus),
         _one_of("tracking_state", TrackingState),
         CheckConstraint("attempt > 0", name="attempt_counts_from_one"),
-        CheckConstraint("amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0", name="no_negative_amount"),
+        CheckConstraint(
+            "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0 AND amount_disputed_in_cents >= 0",
+            name="no_negative_amount",
+        ),
         CheckConstraint("(answer_status IS NULL) = (answer IS NULL)", name="answer_is_whole"),
         CheckConstraint(
             "step <> 'asked' OR (asked_at IS NOT NULL AND stripe_params IS NOT NULL)", name="asked_is_stamped"
@@ -154,16 +194,34 @@ class Payment(Base):
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        Index(
-            "uq_payments_stripe_payment_intent_id",
-            "stripe_payment_intent_id",
-            unique=True,
-            postgresql_where=text("stripe_payment_intent_id IS NOT NULL"),
-        ),
-        Index(
-            "uq_payments_stripe_checkout_session_id",
-            "stripe_checkout_session_id",
-            unique=True,
-            postgresql_where=text("stripe_checkout_session_id IS NOT NULL"),
-        ),
+        # One payment for a Stripe object, and the way from an event to its payment.
+        _where_known("stripe_payment_intent_id", unique=True),
+        _where_known("stripe_checkout_session_id", unique=True),
+        _where_known("stripe_subscription_id"),
+        _where_known("stripe_invoice_id"),
+        _where_known("stripe_charge_id"),
+    )
+
+
+class StripeEvent(Base):
+    """What Stripe said, once: the object as it was then, without secrets."""
+
+    __tablename__ = "stripe_events"
+
+    # The app whose path or reconciliation brought it, or whose payment it is about; empty where neither is known.
+    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    payment_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("payments.id"))
+    type: Mapped[str] = mapped_column(String(255))
+    created: Mapped[int] = mapped_column(BigInteger, comment="Stripe's, in seconds since 1970")
+    object: Mapped[dict[str, Any]]
+    # The ids by which a payment may know the object.
+    refs: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        Index("ix_stripe_events_payment_id", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
+        # Those that wait for a payment to learn an id of theirs, and are let go when none does.
+        Index("ix_stripe_events_refs", "refs", postgresql_using="gin", postgresql_where=text("payment_id IS NULL")),
+        Index("ix_stripe_events_received_at", "received_at", postgresql_where=text("payment_id IS NULL")),
     )

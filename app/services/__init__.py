@@ -12,10 +12,14 @@ from app.services.stripe_client import Stripe
 
 @dataclass(frozen=True)
 class Services:
-    """What a use case works with. The database commits every statement by itself unless a transaction is begun."""
+    """What a use case works with: on `database` every statement commits by itself, on `transactions` one begins first.
+
+    Both draw on one pool of connections.
+    """
 
     settings: Settings
     database: Engine
+    transactions: Engine
     keys: KeyClient
     runs: RunsClient
     stripe: Stripe
@@ -35,4 +39,5 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        return cls(settings, database.execution_options(isolation_level="AUTOCOMMIT"), keys, runs, stripe)
+        autocommit = database.execution_options(isolation_level="AUTOCOMMIT")
+        return cls(settings, autocommit, database, keys, runs, stripe)

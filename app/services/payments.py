@@ -26,7 +26,7 @@ from app.errors import (
     StripeRefusal,
     UpstreamError,
 )
-from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
+from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState, known_status
 from app.services import Services
 from app.services.http import CallContext
 from app.services.runs_client import NewRun, RunsRefusal, RunStatus
@@ -364,7 +364,7 @@ def _replay(known: Row[Any], services: Services, context: CallContext) -> dict[s
     if known.kind == PaymentKind.CHECKOUT_SESSION:
         return dict(known.answer)
     intent = services.stripe.retrieve_payment_intent(known.app_id, known.stripe_payment_intent_id, context)
-    return {**known.answer, "clientSecret": intent.client_secret}
+    return {**known.answer, "client_secret": intent.client_secret}
 
 
 def _walk(payment: HeldPayment, services: Services, context: CallContext) -> dict[str, Any]:
@@ -477,7 +477,7 @@ def _have_stripe_make(
 
 
 def _record_of_session(payment: HeldPayment, session: CheckoutSession) -> tuple[dict[str, Any], dict[str, Any]]:
-    answer = {"success": True, "paymentId": str(payment.id), "sessionId": session.id, "url": session.url}
+    answer = {"success": True, "payment_id": str(payment.id), "session_id": session.id, "url": session.url}
     record = {
         "new_answer_status": 200,
         "new_answer": answer,
@@ -495,14 +495,14 @@ def _record_of_session(payment: HeldPayment, session: CheckoutSession) -> tuple[
 def _record_of_intent(payment: HeldPayment, intent: PaymentIntent) -> tuple[dict[str, Any], dict[str, Any]]:
     answer = {
         "success": True,
-        "paymentId": str(payment.id),
-        "paymentIntentId": intent.id,
+        "payment_id": str(payment.id),
+        "payment_intent_id": intent.id,
         "status": intent.status,
     }
     record = {
         "new_answer_status": 200,
         "new_answer": answer,
-        "new_status": intent.status if intent.status in set(PaymentStatus) else PaymentStatus.REQUIRES_PAYMENT_METHOD,
+        "new_status": known_status(intent.status),
         "intent_id": intent.id,
         "session_id": None,
         "subscription_id": None,
@@ -510,7 +510,7 @@ def _record_of_intent(payment: HeldPayment, intent: PaymentIntent) -> tuple[dict
         "new_amount": intent.amount,
         "new_currency": intent.currency,
     }
-    return record, {**answer, "clientSecret": intent.client_secret}
+    return record, {**answer, "client_secret": intent.client_secret}
 
 
 def _record_refusal(payment: HeldPayment, refusal: StripeRefusal, services: Services) -> None:

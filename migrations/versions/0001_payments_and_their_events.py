@@ -1,7 +1,7 @@
-"""payments.
+"""payments and their events.
 
 Revision: 0001
-After:
+After: nothing
 """
 
 import sqlalchemy as sa
@@ -43,6 +43,8 @@ def upgrade() -> None:
         sa.Column("stripe_payment_intent_id", sa.String(length=255), nullable=True),
         sa.Column("stripe_checkout_session_id", sa.String(length=255), nullable=True),
         sa.Column("stripe_subscription_id", sa.String(length=255), nullable=True),
+        sa.Column("stripe_invoice_id", sa.String(length=255), nullable=True),
+        sa.Column("stripe_charge_id", sa.String(length=255), nullable=True),
         sa.Column("stripe_customer_id", sa.String(length=255), nullable=True),
         sa.Column("status", sa.String(length=30), server_default="creating", nullable=False),
         sa.Column("amount_in_cents", sa.BigInteger(), nullable=True),
@@ -53,6 +55,11 @@ def upgrade() -> None:
         ),
         sa.Column("amount_received_in_cents", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("amount_refunded_in_cents", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("amount_disputed_in_cents", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("success_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("failure_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("refund_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("dispute_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("tracking_state", sa.String(length=10), nullable=False),
         sa.Column("tracking_error", sa.Text(), nullable=True),
         sa.CheckConstraint("kind IN ('checkout_session', 'payment_intent')", name=op.f("ck_payments_known_kind")),
@@ -75,11 +82,32 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(answer_status IS NULL) = (answer IS NULL)", name=op.f("ck_payments_answer_is_whole")),
         sa.CheckConstraint(
-            "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0",
+            "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0 AND amount_disputed_in_cents >= 0",
             name=op.f("ck_payments_no_negative_amount"),
         ),
         sa.CheckConstraint("attempt > 0", name=op.f("ck_payments_attempt_counts_from_one")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
+    )
+    op.create_index(
+        "ix_payments_stripe_charge_id",
+        "payments",
+        ["stripe_charge_id"],
+        unique=False,
+        postgresql_where=sa.text("stripe_charge_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_payments_stripe_invoice_id",
+        "payments",
+        ["stripe_invoice_id"],
+        unique=False,
+        postgresql_where=sa.text("stripe_invoice_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_payments_stripe_subscription_id",
+        "payments",
+        ["stripe_subscription_id"],
+        unique=False,
+        postgresql_where=sa.text("stripe_subscription_id IS NOT NULL"),
     )
     op.create_index(
         "uq_payments_app_id_idempotency_key",
@@ -102,9 +130,57 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("stripe_payment_intent_id IS NOT NULL"),
     )
+    op.create_table(
+        "stripe_events",
+        sa.Column("app_id", sa.String(length=200), nullable=False),
+        sa.Column("id", sa.String(length=255), nullable=False),
+        sa.Column("payment_id", sa.Uuid(), nullable=True),
+        sa.Column("type", sa.String(length=255), nullable=False),
+        sa.Column("created", sa.BigInteger(), nullable=False, comment="Stripe's, in seconds since 1970"),
+        sa.Column("object", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("refs", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("received_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_stripe_events_payment_id_payments")),
+        sa.PrimaryKeyConstraint("app_id", "id", name=op.f("pk_stripe_events")),
+    )
+    op.create_index(
+        "ix_stripe_events_payment_id",
+        "stripe_events",
+        ["payment_id"],
+        unique=False,
+        postgresql_where=sa.text("payment_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_stripe_events_received_at",
+        "stripe_events",
+        ["received_at"],
+        unique=False,
+        postgresql_where=sa.text("payment_id IS NULL"),
+    )
+    op.create_index(
+        "ix_stripe_events_refs",
+        "stripe_events",
+        ["refs"],
+        unique=False,
+        postgresql_using="gin",
+        postgresql_where=sa.text("payment_id IS NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(
+        "ix_stripe_events_refs",
+        table_name="stripe_events",
+        postgresql_using="gin",
+        postgresql_where=sa.text("payment_id IS NULL"),
+    )
+    op.drop_index(
+        "ix_stripe_events_received_at", table_name="stripe_events", postgresql_where=sa.text("payment_id IS NULL")
+    )
+    op.drop_index(
+        "ix_stripe_events_payment_id", table_name="stripe_events", postgresql_where=sa.text("payment_id IS NOT NULL")
+    )
+    op.drop_table("stripe_events")
     op.drop_index(
         "uq_payments_stripe_payment_intent_id",
         table_name="payments",
@@ -119,5 +195,18 @@ def downgrade() -> None:
         "uq_payments_app_id_idempotency_key",
         table_name="payments",
         postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_payments_stripe_subscription_id",
+        table_name="payments",
+        postgresql_where=sa.text("stripe_subscription_id IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_payments_stripe_invoice_id",
+        table_name="payments",
+        postgresql_where=sa.text("stripe_invoice_id IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_payments_stripe_charge_id", table_name="payments", postgresql_where=sa.text("stripe_charge_id IS NOT NULL")
     )
     op.drop_table("payments")

@@ -1,0 +1,235 @@
+"""Each rule of the contract's two tables, at its bounds and one past them."""
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Connection, text
+
+from tests.factories import checkout, intent
+from tests.stand_ins import StandIns
+
+CHECKOUT, INTENT = "/checkout/create", "/payment-intent/create"
+PRICE = {"priceId": "price_sandbox", "quantity": 1}
+LONG_URL = "https://shop.test/" + "a" * (2048 - len("https://shop.test/"))
+
+
+def metadata(count: int) -> dict[str, str]:
+    return {f"key{number}": "v" for number in range(count)}
+
+
+BOTH_VALID: list[tuple[str, Any]] = [
+    ("appId", "a"),
+    ("appId", "a" * 200),
+    ("appId", "Shop_1.eu:live-2"),
+    ("appId", "..a"),
+    ("orgId", "o" * 200),
+    ("orgId", None),
+    ("orgId", ""),
+    ("brandId", "b" * 200),
+    ("campaignId", "c" * 200),
+    ("customerId", None),
+    ("metadata", metadata(46)),
+    ("metadata", {"k" * 40: "v" * 500}),
+    ("metadata", {"k": ""}),
+    ("metadata", {}),
+    ("metadata", None),
+    ("unheardOf", {"deep": [1]}),
+]
+BOTH_INVALID: list[tuple[str, Any]] = [
+    ("appId", ...),
+    ("appId", None),
+    ("appId", ""),
+    ("appId", "a" * 201),
+    ("appId", "."),
+    ("appId", "..."),
+    ("appId", "shop/1"),
+    ("appId", "shop 1"),
+    ("appId", "shop\n"),
+    ("appId", "caf\u00e9"),
+    ("appId", 7),
+    ("appId", "a\x00"),
+    ("orgId", "o" * 201),
+    ("orgId", 1),
+    ("orgId", "o\x00"),
+    ("runId", "r" * 201),
+    ("runId", "r\x00"),
+    ("brandId", "b" * 201),
+    ("campaignId", "c" * 201),
+    ("campaignId", ["c"]),
+    ("customerId", "c" * 256),
+    ("customerId", "c\x00"),
+    ("metadata", metadata(47)),
+    ("metadata", {"k" * 41: "v"}),
+    ("metadata", {"": "v"}),
+    ("metadata", {"k[": "v"}),
+    ("metadata", {"k]": "v"}),
+    ("metadata", {"k\x00": "v"}),
+    ("metadata", {"k": "v" * 501}),
+    ("metadata", {"k": "v\x00"}),
+    ("metadata", {"k": 1}),
+    ("metadata", {"k": None}),
+    ("metadata", ["k"]),
+]
+CHECKOUT_VALID: list[tuple[str, Any]] = [
+    ("lineItems", [PRICE]),
+    ("lineItems", [PRICE] * 100),
+    ("lineItems", [PRICE | {"quantity": 999_999}]),
+    ("lineItems", [PRICE | {"unheardOf": 1}]),
+    ("successUrl", "http://localhost:3000/ok"),
+    ("successUrl", "https://shop.test/ok?s={CHECKOUT_SESSION_ID}#done"),
+    ("successUrl", LONG_URL),
+    ("cancelUrl", "http://127.0.0.1/"),
+    ("cancelUrl", "http://[::1]:3000/"),
+    ("mode", "payment"),
+    ("mode", None),
+    ("customerEmail", "ada@example.com"),
+    ("discounts", []),
+    ("discounts", [{}]),
+    ("discounts", None),
+]
+CHECKOUT_INVALID: list[tuple[str, Any]] = [
+    ("lineItems", ...),
+    ("lineItems", None),
+    ("lineItems", []),
+    ("lineItems", [PRICE] * 101),
+    ("lineItems", PRICE),
+    ("lineItems", [None]),
+    ("lineItems", [{"quantity": 1}]),
+    ("lineItems", [PRICE | {"priceId": ""}]),
+    ("lineItems", [PRICE | {"priceId": 1}]),
+    ("lineItems", [PRICE | {"priceId": "p\x00"}]),
+    ("lineItems", [PRICE | {"quantity": 0}]),
+    ("lineItems", [PRICE | {"quantity": 1_000_000}]),
+    ("lineItems", [PRICE | {"quantity": 1.0}]),
+    ("lineItems", [PRICE | {"quantity": "1"}]),
+    ("lineItems", [PRICE | {"quantity": True}]),
+    ("lineItems", [{"priceId": "price_sandbox"}]),
+    ("successUrl", ...),
+    ("successUrl", ""),
+    ("successUrl", "/ok"),
+    ("successUrl", "ftp://shop.test/ok"),
+    ("successUrl", "javascript:alert(1)"),
+    ("successUrl", "https://"),
+    ("successUrl", "https://user@shop.test/"),
+    ("successUrl", "https://user:pass@shop.test/"),
+    ("successUrl", "https://shop.test\\@evil.test/"),
+    ("successUrl", "https://shop.test/a b"),
+    ("successUrl", "https://shop.test/\n"),
+    ("successUrl", "https://shop.test:99999/"),
+    ("successUrl", "https://[::1/"),
+    ("successUrl", LONG_URL + "a"),
+    ("successUrl", "https://shop.test/\x00"),
+    ("cancelUrl", ...),
+    ("cancelUrl", None),
+    ("cancelUrl", 7),
+    ("mode", "setup"),
+    ("mode", ""),
+    ("customerEmail", "e" * 513),
+    ("discounts", [{"coupon": 1}]),
+    ("discounts", [{"promotionCode": "p\x00"}]),
+    ("discounts", {"coupon": "c"}),
+]
+INTENT_VALID: list[tuple[str, Any]] = [
+    ("amountInCents", 1),
+    ("amountInCents", 99_999_999),
+    ("currency", "eur"),
+    ("currency", "EUR"),
+    ("currency", None),
+    ("description", "d" * 1000),
+    ("description", None),
+]
+INTENT_INVALID: list[tuple[str, Any]] = [
+    ("amountInCents", ...),
+    ("amountInCents", None),
+    ("amountInCents", 0),
+    ("amountInCents", -1),
+    ("amountInCents", 100_000_000),
+    ("amountInCents", 5.0),
+    ("amountInCents", 5.5),
+    ("amountInCents", "5"),
+    ("amountInCents", True),
+    ("amountInCents", 1e3),
+    ("currency", "us"),
+    ("currency", "usdt"),
+    ("currency", "us1"),
+    ("currency", "usd\n"),
+    ("currency", "\u00fcsd"),
+    ("currency", 1),
+    ("currency", ""),
+    ("description", "d" * 1001),
+    ("description", "d\x00"),
+]
+
+
+def _cases(both: list[tuple[str, Any]], of_checkout: list[tuple[str, Any]], of_intent: list[tuple[str, Any]]) -> Any:
+    rows = [(CHECKOUT, *case) for case in both + of_checkout] + [(INTENT, *case) for case in both + of_intent]
+    return pytest.mark.parametrize(("path", "field", "value"), rows)
+
+
+def _body(path: str, **changes: Any) -> dict[str, Any]:
+    return checkout(**changes) if path == CHECKOUT else intent(**changes)
+
+
+class TestRules:
+    @_cases(BOTH_VALID, CHECKOUT_VALID, INTENT_VALID)
+    def test_it_creates_when_a_field_is_within_its_bounds(
+        self, client: FlaskClient, path: str, field: str, value: Any
+    ) -> None:
+        response = client.post(path, json=_body(path, **{field: value}))
+
+        assert response.status_code == 200, response.json
+        assert response.json["success"] is True
+
+    @_cases(BOTH_INVALID, CHECKOUT_INVALID, INTENT_INVALID)
+    def test_it_asks_nobody_when_a_field_breaks_its_rule(
+        self, client: FlaskClient, stand_ins: StandIns, db: Connection, path: str, field: str, value: Any
+    ) -> None:
+        response = client.post(path, json=_body(path, **{field: value}))
+
+        assert response.status_code == 400
+        assert response.json["error"] == "Invalid request"
+        assert response.json["code"] == "invalid_request"
+        assert list(response.json["details"]["fieldErrors"]) == [field]
+        assert all(response.json["details"]["fieldErrors"][field])
+        assert stand_ins.ledger() == []
+        assert db.execute(text("SELECT count(*) FROM payments")).scalar_one() == 0
+
+    @pytest.mark.parametrize("path", [CHECKOUT, INTENT])
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"{", b"nope", b"\xff\xfe", b'{"appId": NaN}', b"[" * 100_000, b'{"appId": "\\ud800"}', b"[]", b"7"],
+    )
+    def test_it_refuses_a_body_that_is_no_json_object(
+        self, client: FlaskClient, stand_ins: StandIns, path: str, body: bytes
+    ) -> None:
+        response = client.post(path, data=body, content_type="application/json")
+
+        assert response.status_code == 400
+        assert set(response.json["details"]) == {"fieldErrors", "formErrors"}
+        assert stand_ins.ledger() == []
+
+    def test_it_refuses_another_content_type(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        response = client.post(INTENT, data='{"appId": "shop", "amountInCents": 1}', content_type="text/plain")
+
+        assert response.status_code == 415
+        assert response.json["code"] == "unsupported_media_type"
+        assert stand_ins.ledger() == []
+
+    @pytest.mark.parametrize(("size", "status"), [(1024 * 1024, 400), (1024 * 1024 + 1, 413)])
+    def test_it_refuses_a_body_over_one_mebibyte(self, client: FlaskClient, size: int, status: int) -> None:
+        response = client.post(INTENT, data=b" " * size, content_type="application/json")
+
+        assert response.status_code == status
+
+    @pytest.mark.parametrize("key", ["", "a" * 256, "a b", "caf\u00e9", "a\x7f"])
+    def test_it_refuses_a_malformed_idempotency_key(self, client: FlaskClient, stand_ins: StandIns, key: str) -> None:
+        response = client.post(INTENT, json=intent(), headers={"Idempotency-Key": key})
+
+        assert response.status_code == 400
+        assert list(response.json["details"]["fieldErrors"]) == ["Idempotency-Key"]
+        assert stand_ins.ledger() == []
+
+    @pytest.mark.parametrize("key", ["a", "~!" * 127, "a" * 255])
+    def test_it_takes_any_visible_ascii_as_idempotency_key(self, client: FlaskClient, key: str) -> None:
+        assert client.post(INTENT, json=intent(), headers={"Idempotency-Key": key}).status_code == 200
