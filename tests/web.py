@@ -56,9 +56,7 @@ class WebProcess:
             return False
 
     def post(self, path: str, body: object, **headers: str) -> requests.Response:
-        return requests.post(
-            self.url + path, json=body, headers={"X-API-Key": API_KEY, **headers}, timeout=60
-        )
+        return requests.post(self.url + path, json=body, headers={"X-API-Key": API_KEY, **headers}, timeout=60)
 
 
 def free_port() -> int:

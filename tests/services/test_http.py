@@ -1,0 +1,105 @@
+"""The transport: a deadline for the whole exchange, whatever the upstream does."""
+
+import time
+
+import pytest
+
+from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.services.http import Answer, Deadline, Transport
+from tests.stand_ins import StandIns
+from tests.web import free_port
+
+
+def get(url: str, *, seconds: float = 5, repeatable: bool = False) -> Answer:
+    return Transport("upstream").send("GET", url, headers={}, deadline=Deadline.after(seconds), repeatable=repeatable)
+
+
+@pytest.fixture
+def runs_url(stand_ins: StandIns) -> str:
+    return f"{stand_ins.url}/runs-service/v1/runs"
+
+
+class TestSend:
+    @pytest.mark.parametrize("kind", ["hang", "drip", "drip_headers"])
+    def test_it_gives_up_at_the_deadline(self, stand_ins: StandIns, runs_url: str, kind: str) -> None:
+        """Fails when a socket's timeout starts afresh with each read, as it does without `_TotalTimeout`."""
+        stand_ins.fault("runs-service", kind, times=0)
+        started = time.monotonic()
+
+        with pytest.raises(UpstreamTimeout) as caught:
+            get(runs_url, seconds=0.5)
+
+        assert 0.4 < time.monotonic() - started < 1.5
+        assert caught.value.executed is None
+
+    def test_it_sends_nothing_after_the_deadline(self, stand_ins: StandIns, runs_url: str) -> None:
+        with pytest.raises(UpstreamTimeout) as caught:
+            get(runs_url, seconds=-1)
+
+        assert caught.value.executed is False
+        assert stand_ins.ledger() == []
+
+    def test_it_knows_that_nothing_was_executed_when_the_connection_is_refused(self) -> None:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            get(f"http://127.0.0.1:{free_port()}/")
+
+        assert caught.value.executed is False
+
+    def test_it_knows_that_nothing_was_executed_when_the_name_is_unknown(self) -> None:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            get("http://nowhere.invalid/")
+
+        assert caught.value.executed is False
+
+    @pytest.mark.parametrize("kind", ["reset", "half_body"])
+    def test_it_can_not_tell_when_the_connection_breaks(self, stand_ins: StandIns, runs_url: str, kind: str) -> None:
+        stand_ins.fault("runs-service", kind)
+
+        with pytest.raises(UpstreamUnavailable) as caught:
+            get(runs_url)
+
+        assert caught.value.executed is None
+
+    def test_it_repeats_what_may_be_repeated_once(self, stand_ins: StandIns, runs_url: str) -> None:
+        stand_ins.fault("runs-service", "reset")
+        assert get(runs_url, repeatable=True).status in (200, 401)
+
+        stand_ins.fault("runs-service", "reset", times=2)
+        with pytest.raises(UpstreamUnavailable):
+            get(runs_url, repeatable=True)
+
+    def test_it_follows_no_redirect(self, stand_ins: StandIns, runs_url: str) -> None:
+        stand_ins.fault("runs-service", "redirect")
+
+        with pytest.raises(UpstreamError, match="no usable answer"):
+            get(runs_url)
+
+        assert len(stand_ins.ledger()) == 1
+
+    def test_it_refuses_an_endless_body(
+        self, stand_ins: StandIns, runs_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.services.http.MAX_BODY_BYTES", 10)
+        stand_ins.fault("runs-service", "json", body=["a" * 100])
+
+        with pytest.raises(UpstreamError) as caught:
+            get(runs_url)
+
+        assert caught.value.reason == "the answer is too long"
+
+    def test_it_uses_a_connection_again_and_none_that_was_idle_for_long(
+        self, stand_ins: StandIns, runs_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        transport = Transport("upstream")
+
+        def connections() -> int:
+            transport.send("GET", runs_url, headers={}, deadline=Deadline.after(5), repeatable=False)
+            return int(transport._pools.connection_from_url(runs_url).num_connections)
+
+        assert (connections(), connections()) == (1, 1)
+        pool = transport._pools.connection_from_url(runs_url)
+        first = pool.pool.queue[-1]
+        socket_before = first.sock
+        monkeypatch.setattr("app.services.http.MAX_IDLE_SECONDS", 0)
+        connections()
+        assert first.sock is not socket_before

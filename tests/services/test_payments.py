@@ -1,0 +1,52 @@
+"""The steps under concurrency, over HTTP to two processes."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy import Connection, text
+
+from tests.factories import checkout, intent
+from tests.stand_ins import StandIns
+from tests.web import WebProcess
+
+THREADS = 50
+EFFECTS = {"/checkout/create": "checkout.session.create", "/payment-intent/create": "payment_intent.create"}
+
+
+def until_answered(web: WebProcess, path: str, body: dict[str, Any], key: str) -> requests.Response:
+    """What a caller does: it waits as it is told to, and tries again."""
+    ends_at = time.monotonic() + 60
+    while True:
+        response = web.post(path, body, **{"Idempotency-Key": key})
+        if response.status_code not in (409, 503):
+            return response
+        assert time.monotonic() < ends_at, response.text
+        time.sleep(int(response.headers["Retry-After"]) / 10)
+
+
+class TestOneIdempotencyKey:
+    @pytest.mark.parametrize(("path", "body"), [("/checkout/create", checkout()), ("/payment-intent/create", intent())])
+    def test_it_makes_one_object_one_run_and_one_cost_for_50_threads_on_two_processes(
+        self, web: WebProcess, stand_ins: StandIns, db: Connection, path: str, body: dict[str, Any]
+    ) -> None:
+        """Fails when `_ACCEPT` inserts without ON CONFLICT, or `_TAKE_OVER` doesn't ask whether the lease lapsed."""
+        stand_ins.fault("stripe", "delay", seconds=0.3)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            answers = list(threads.map(lambda _: until_answered(web, path, body, "once"), range(THREADS)))
+
+        assert {answer.status_code for answer in answers} == {200}
+        assert all(answer.json() == answers[0].json() for answer in answers)
+        assert sorted(stand_ins.effects()) == sorted(["run.create", EFFECTS[path], "costs.add", "run.update"])
+        assert db.execute(text("SELECT count(*), min(step) FROM payments")).one() == (1, "finished")
+
+    def test_it_never_refuses_24_creates_at_a_time(self, web: WebProcess, stand_ins: StandIns) -> None:
+        stand_ins.fault("stripe", "delay", seconds=0.3, times=0)
+
+        with ThreadPoolExecutor(24) as threads:
+            answers = list(threads.map(lambda _: web.post("/payment-intent/create", intent()).status_code, range(48)))
+
+        assert answers == [200] * 48
