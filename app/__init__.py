@@ -3,7 +3,7 @@
 from flask import Flask
 
 from app.auth import register_auth
-from app.blueprints import docs, health, payments, status
+from app.blueprints import docs, health, payments, status, webhooks
 from app.cli import register_commands
 from app.config import Settings
 from app.context import register_request_context, register_services
@@ -14,7 +14,7 @@ from app.json import OrjsonProvider
 from app.openapi import API_CONFIG
 from app.services import Services
 
-API_BLUEPRINTS = (health.blp, payments.blp, status.blp)
+API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
 
 

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -20,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.extensions import db
@@ -193,6 +192,30 @@ class Payment(Base):
             "idempotency_key",
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # Lists, newest first, and statistics.
+        *(
+            Index(f"ix_payments_{column}_created_at", column, text("created_at DESC"), text("id DESC"))
+            for column in ("org_id", "run_id", "parent_run_id")
+        ),
+        _where_known("brand_id"),
+        _where_known("campaign_id"),
+        # The statistics of a whole app come from this index alone, without a look at the rows.
+        Index(
+            "ix_payments_app_id_statistics",
+            "app_id",
+            postgresql_include=[
+                "status",
+                "currency",
+                "amount_in_cents",
+                "amount_received_in_cents",
+                "amount_refunded_in_cents",
+                "amount_disputed_in_cents",
+                "success_count",
+                "failure_count",
+                "refund_count",
+                "dispute_count",
+            ],
         ),
         # One payment for a Stripe object, and the way from an event to its payment.
         _where_known("stripe_payment_intent_id", unique=True),

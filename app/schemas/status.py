@@ -1,10 +1,10 @@
 """What has become of a payment."""
 
 from marshmallow.fields import AwareDateTime, Dict, Integer, List, Nested, String
-from marshmallow.validate import OneOf
+from marshmallow.validate import OneOf, Range
 
 from app.models import PaymentStatus, TrackingState
-from app.schemas.base import CamelCaseSchema
+from app.schemas.base import CamelCaseSchema, RequestSchema, Text
 
 UTC_TIME = {"description": "ISO 8601 in UTC."}
 CENTS = {"description": "In the currency's smallest unit."}
@@ -102,3 +102,17 @@ class PaymentStatusSchema(CamelCaseSchema):
 
     payment = Nested(PaymentSchema, required=True)
     events = Nested(PaymentEventsSchema, required=True)
+
+
+class PageQuerySchema(RequestSchema):
+    """Which page of a list."""
+
+    limit = Integer(load_default=100, validate=Range(min=1, max=500))
+    cursor = Text(max_length=200, load_default=None, metadata={"description": "The `nextCursor` of the page before."})
+
+
+class PaymentPageSchema(CamelCaseSchema):
+    """A page of payments, newest first."""
+
+    payments = List(Nested(PaymentSchema), required=True)
+    next_cursor = String(required=True, allow_none=True, metadata={"description": "Null on the last page."})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from app.config import Settings
+from app.services.app_secrets import AppSecrets
 from app.services.key_client import KeyClient
 from app.services.runs_client import RunsClient
 from app.services.stripe_client import Stripe
@@ -23,6 +24,7 @@ class Services:
     keys: KeyClient
     runs: RunsClient
     stripe: Stripe
+    app_secrets: AppSecrets
 
     @classmethod
     def connect(cls, settings: Settings, database: Engine) -> "Services":
@@ -40,4 +42,4 @@ class Services:
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
         autocommit = database.execution_options(isolation_level="AUTOCOMMIT")
-        return cls(settings, autocommit, database, keys, runs, stripe)
+        return cls(settings, autocommit, database, keys, runs, stripe, AppSecrets(keys))

@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
-    ARRAY,
     BindParameter,
     Connection,
     Row,
@@ -30,7 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.errors import ServiceError
 from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent, known_status
@@ -213,8 +212,8 @@ _OWN_IDS = (
     Payment.stripe_charge_id,
 )
 
-_refs = bindparam("refs", type_=ARRAY(Text))
-_app: BindParameter[str | None] = bindparam("app_id")
+_refs = bindparam("any_ref", type_=ARRAY(Text))
+_app: BindParameter[str | None] = bindparam("of_app")
 _known_by_id = or_(*(column == any_(_refs) for column in _OWN_IDS))
 _claimed = and_(
     Payment.id == bindparam("claimed_id"),
@@ -253,7 +252,7 @@ _INSERT = _NEW.on_conflict_do_update(
     where=StripeEvent.payment_id.is_(None) & _NEW.excluded.payment_id.is_not(None),
 ).returning(StripeEvent.id)
 
-_READ_EVENTS = (
+READ_EVENTS = (
     select(StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object)
     .where(StripeEvent.payment_id == bindparam("payment_id"))
     .limit(MAX_EVENTS_OF_PAYMENT)
@@ -268,7 +267,7 @@ _JOIN_WAITING = (
         StripeEvent.app_id.in_(["", _app]),
     )
     .values(
-        payment_id=bindparam("payment_id"),
+        payment_id=bindparam("of_payment"),
         # It takes its payment's app, unless the app's own path has brought it as well.
         app_id=case(
             (exists().where(_other.c.app_id == _app, _other.c.id == StripeEvent.id), StripeEvent.app_id), else_=_app
@@ -280,7 +279,7 @@ _JOIN_WAITING = (
 _LET_GO = (
     update(StripeEvent)
     .where(
-        StripeEvent.payment_id == bindparam("payment_id"),
+        StripeEvent.payment_id == bindparam("of_payment"),
         not_(StripeEvent.refs.overlap(_refs)),
         exists().where(
             Payment.id == StripeEvent.payment_id,
@@ -341,7 +340,7 @@ def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
     while learned:
         with services.transactions.begin() as connection:
             payment = connection.execute(_LOCK, {"payment_id": payment_id}).one()
-            known = {"payment_id": payment_id, "app_id": payment.app_id, "refs": _own_ids(payment)}
+            known = {"of_payment": payment_id, "of_app": payment.app_id, "any_ref": _own_ids(payment)}
             connection.execute(_LET_GO, known)
             connection.execute(_JOIN_WAITING, known)
             learned = _fold(connection, payment)
@@ -353,7 +352,7 @@ def _find_and_lock(connection: Connection, event: Event, app_id: str | None) -> 
     if not refs and claimed_id is None:
         return None
     return connection.execute(
-        _FIND_AND_LOCK, {"refs": refs, "claimed_id": claimed_id, "claim": claim, "app_id": app_id}
+        _FIND_AND_LOCK, {"any_ref": refs, "claimed_id": claimed_id, "claim": claim, "of_app": app_id}
     ).one_or_none()
 
 
@@ -368,7 +367,7 @@ def _insert(connection: Connection, event: Event, event_app_id: str, payment: Ro
             "type": event.type,
             "created": event.created,
             "object": event.object,
-            "refs": references(event.object),
+            "any_ref": references(event.object),
         },
     )
     return inserted.one_or_none() is not None
@@ -391,7 +390,7 @@ def _fold(connection: Connection, payment: Row[Any]) -> bool:
     """Write what the payment has become; True when it learned an id by which other events may know it."""
     if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
         return False
-    events = connection.execute(_READ_EVENTS, {"payment_id": payment.id}).all()
+    events = connection.execute(READ_EVENTS, {"payment_id": payment.id}).all()
     projection = project(creation_of(payment), (Event(*event) for event in events))
     columns = _columns(projection)
     if any(getattr(payment, name) != value for name, value in columns.items()):

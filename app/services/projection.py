@@ -32,8 +32,11 @@ STATUS_RANK = {
 }
 CREATED_RANK = 0
 
-# The last second that a datetime can hold: an event may carry any integer.
-LAST_SECOND = int(datetime.max.replace(tzinfo=UTC).timestamp())
+# https://docs.stripe.com/upgrades#what-changes-does-stripe-consider-to-be-backward-compatible
+MAX_ID_LENGTH = 255
+
+# 9999-12-31 23:59:59, the last second that a datetime can hold: an event may carry any integer.
+LAST_SECOND = 253_402_300_799
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class _Facts:
 def project(creation: Creation, events: Iterable[Event]) -> Projection:
     """Fold events into what the payment has become. The same event id counts once."""
     facts = _gather(creation, {event.id: event for event in events}.values())
-    session = _last([event for event in facts.sessions if event.object.get("amount_total") is not None])
+    session = _last([event for event in facts.sessions if isinstance(event.object.get("amount_total"), int)])
     successes = _successes(facts)
     refunds = _refunds(facts)
     disputes = _disputes(facts)
@@ -173,8 +176,8 @@ def project(creation: Creation, events: Iterable[Event]) -> Projection:
     refunded = _refunded(facts, refunds)
     return Projection(
         status=_status(facts, received=received, refunded=refunded, disputes=disputes),
-        amount_in_cents=session.object["amount_total"] if session else creation.amount_in_cents,
-        currency=(session and session.object.get("currency")) or creation.currency,
+        amount_in_cents=cents(session.object["amount_total"]) if session else creation.amount_in_cents,
+        currency=(session and _currency(session.object)) or creation.currency,
         payment_intent_id=facts.payment_intent_id,
         subscription_id=facts.subscription_id,
         invoice_id=facts.invoice_id,
@@ -267,7 +270,10 @@ def _paid_session(facts: _Facts) -> Event | None:
             event
             for event in facts.sessions
             if event.type == "checkout.session.async_payment_succeeded"
-            or (event.type == "checkout.session.completed" and event.object.get("payment_status") in PAID_SESSION)
+            or (
+                event.type == "checkout.session.completed"
+                and text_of(event.object.get("payment_status")) in PAID_SESSION
+            )
         ]
     )
 
@@ -281,25 +287,41 @@ def _received(facts: _Facts) -> int:
 
 
 def _refunded(facts: _Facts, refunds: Iterable[Refund]) -> int:
-    """What went back: the refunds that we know of, or what the charges say of those that we don't."""
-    refunds = tuple(refunds)
+    """What went back: the refunds that we know to have succeeded, or what the charges say of those that we don't."""
     succeeded = sum(refund.amount_in_cents for refund in refunds if refund.status == "succeeded")
-    undone = sum(refund.amount_in_cents for refund in refunds if REFUND_RANK.get(refund.status or "", 0) == 2)
-    return max(succeeded, _refunded_by_charges(facts.charges) - undone)
+    return max(succeeded, _refunded_by_charges(facts))
 
 
-def _refunded_by_charges(charges: Iterable[Event]) -> int:
-    """By charge the most that it ever showed as refunded, less what was only authorised and never captured."""
-    snapshots: dict[str | None, list[Mapping[str, Any]]] = {}
-    for event in charges:
-        snapshots.setdefault(id_of(event.object.get("id")), []).append(event.object)
-    total = 0
-    for objects in snapshots.values():
-        refunded = max(cents(charge.get("amount_refunded")) for charge in objects)
-        captured = max(_captured(charge) for charge in objects)
-        amount = max(cents(charge.get("amount")) for charge in objects)
-        total += max(0, refunded - (amount - captured))
-    return total
+def _refunded_by_charges(facts: _Facts) -> int:
+    """By charge the most that it ever showed as refunded, without the refunds in it that failed later."""
+    charges: dict[str | None, list[Event]] = {}
+    for event in facts.charges:
+        charges.setdefault(id_of(event.object.get("id")), []).append(event)
+    failed = _failed_refunds(facts)
+    return sum(_refunded_by_charge(snapshots, failed) for snapshots in charges.values())
+
+
+def _refunded_by_charge(snapshots: list[Event], failed: list[tuple[int, int, int]]) -> int:
+    # What was authorised and never captured is shown as refunded too, though it was never received.
+    captured = max(_captured(event.object) for event in snapshots)
+    never_captured = max(cents(event.object.get("amount")) for event in snapshots) - captured
+
+    def shown(event: Event) -> int:
+        undone = sum(amount for made, ended, amount in failed if made <= event.created <= ended)
+        return cents(event.object.get("amount_refunded")) - never_captured - undone
+
+    return max(0, *(shown(event) for event in snapshots))
+
+
+def _failed_refunds(facts: _Facts) -> list[tuple[int, int, int]]:
+    """Of each refund that failed: when it was made, when that was told first, and its amount."""
+    failed: dict[str | None, tuple[int, int, int]] = {}
+    for event, refund in facts.refunds:
+        if REFUND_RANK.get(text_of(refund.get("status")) or "", 0) == REFUND_RANK["failed"]:
+            made, refund_id = refund.get("created"), id_of(refund.get("id"))
+            told = (made if isinstance(made, int) else 0, event.created, cents(refund.get("amount")))
+            failed[refund_id] = min(failed.get(refund_id, told), told, key=lambda row: row[1:])
+    return list(failed.values())
 
 
 def _captured(charge: Mapping[str, Any]) -> int:
@@ -345,7 +367,7 @@ _STATUS_OF_INTENT_EVENT = {
 
 def _unfinished_intent(event: Event) -> Iterable[tuple[int, int, str, str]]:
     if event.type == "payment_intent.created":
-        shown = event.object.get("status")
+        shown = text_of(event.object.get("status"))
         status = shown if shown in STATUS_RANK else PaymentStatus.REQUIRES_PAYMENT_METHOD
         yield event.created, CREATED_RANK, event.id, str(status)
     elif event.type in _STATUS_OF_INTENT_EVENT:
@@ -366,7 +388,7 @@ def _successes(facts: _Facts) -> tuple[Success, ...]:
             stripe_payment_intent_id=facts.payment_intent_id,
             stripe_charge_id=charge_id,
             amount_in_cents=_received(facts),
-            currency=text_of(event.object.get("currency")),
+            currency=_currency(event.object),
             receipt_url=text_of(receipt.object.get("receipt_url")) if receipt else None,
             created_at=_time(event.created),
         ),
@@ -422,7 +444,7 @@ def _disputes(facts: _Facts) -> tuple[Dispute, ...]:
     latest: dict[str, tuple[tuple[int, bool, str], Event]] = {}
     for event in facts.disputes:
         dispute_id = text_of(event.object.get("id"))
-        place = (event.created, event.object.get("status") in DISPUTE_CLOSED, event.id)
+        place = (event.created, text_of(event.object.get("status")) in DISPUTE_CLOSED, event.id)
         if dispute_id and (dispute_id not in latest or latest[dispute_id][0] < place):
             latest[dispute_id] = (place, event)
     disputes = [
@@ -439,7 +461,7 @@ def _reversal(reversal: Mapping[str, Any], event: Event) -> dict[str, Any]:
         "stripe_payment_intent_id": id_of(reversal.get("payment_intent")),
         "stripe_charge_id": id_of(reversal.get("charge")),
         "amount_in_cents": cents(reversal.get("amount")),
-        "currency": text_of(reversal.get("currency")),
+        "currency": _currency(reversal),
         "reason": text_of(reversal.get("reason")),
         "status": text_of(reversal.get("status")),
         "created_at": _time(created if isinstance(created, int) else event.created),
@@ -465,12 +487,18 @@ def subscription_of(invoice: Mapping[str, Any]) -> str | None:
 
 def id_of(reference: object) -> str | None:
     """The id of what a field refers to, whether it holds the id or the expanded object."""
-    return text_of(reference.get("id")) if isinstance(reference, Mapping) else text_of(reference)
+    found = text_of(reference.get("id")) if isinstance(reference, Mapping) else text_of(reference)
+    return found if found is None or len(found) <= MAX_ID_LENGTH else None
 
 
 def text_of(value: object) -> str | None:
     """The value if it is a string that says something."""
     return value if isinstance(value, str) and value else None
+
+
+def _currency(of: Mapping[str, Any]) -> str | None:
+    currency = text_of(of.get("currency"))
+    return currency if currency and len(currency) == 3 else None
 
 
 def dig(value: object, *path: str) -> object:

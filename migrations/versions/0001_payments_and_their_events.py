@@ -89,6 +89,52 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
     )
     op.create_index(
+        "ix_payments_app_id_statistics",
+        "payments",
+        ["app_id"],
+        unique=False,
+        postgresql_include=[
+            "status",
+            "currency",
+            "amount_in_cents",
+            "amount_received_in_cents",
+            "amount_refunded_in_cents",
+            "amount_disputed_in_cents",
+            "success_count",
+            "failure_count",
+            "refund_count",
+            "dispute_count",
+        ],
+    )
+    op.create_index(
+        "ix_payments_brand_id", "payments", ["brand_id"], unique=False, postgresql_where=sa.text("brand_id IS NOT NULL")
+    )
+    op.create_index(
+        "ix_payments_campaign_id",
+        "payments",
+        ["campaign_id"],
+        unique=False,
+        postgresql_where=sa.text("campaign_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_payments_org_id_created_at",
+        "payments",
+        ["org_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
+        unique=False,
+    )
+    op.create_index(
+        "ix_payments_parent_run_id_created_at",
+        "payments",
+        ["parent_run_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
+        unique=False,
+    )
+    op.create_index(
+        "ix_payments_run_id_created_at",
+        "payments",
+        ["run_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
+        unique=False,
+    )
+    op.create_index(
         "ix_payments_stripe_charge_id",
         "payments",
         ["stripe_charge_id"],
@@ -138,7 +184,7 @@ def upgrade() -> None:
         sa.Column("type", sa.String(length=255), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False, comment="Stripe's, in seconds since 1970"),
         sa.Column("object", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("refs", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("refs", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("received_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_stripe_events_payment_id_payments")),
         sa.PrimaryKeyConstraint("app_id", "id", name=op.f("pk_stripe_events")),
@@ -208,5 +254,26 @@ def downgrade() -> None:
     )
     op.drop_index(
         "ix_payments_stripe_charge_id", table_name="payments", postgresql_where=sa.text("stripe_charge_id IS NOT NULL")
+    )
+    op.drop_index("ix_payments_run_id_created_at", table_name="payments")
+    op.drop_index("ix_payments_parent_run_id_created_at", table_name="payments")
+    op.drop_index("ix_payments_org_id_created_at", table_name="payments")
+    op.drop_index("ix_payments_campaign_id", table_name="payments", postgresql_where=sa.text("campaign_id IS NOT NULL"))
+    op.drop_index("ix_payments_brand_id", table_name="payments", postgresql_where=sa.text("brand_id IS NOT NULL"))
+    op.drop_index(
+        "ix_payments_app_id_statistics",
+        table_name="payments",
+        postgresql_include=[
+            "status",
+            "currency",
+            "amount_in_cents",
+            "amount_received_in_cents",
+            "amount_refunded_in_cents",
+            "amount_disputed_in_cents",
+            "success_count",
+            "failure_count",
+            "refund_count",
+            "dispute_count",
+        ],
     )
     op.drop_table("payments")

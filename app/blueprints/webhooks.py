@@ -1,0 +1,47 @@
+"""What Stripe tells."""
+
+from flask import request
+
+from app.blueprints import Blueprint
+from app.context import call_context, services
+from app.schemas.webhooks import EventSchema, ReceivedSchema, SignatureSchema
+from app.services.webhooks import receive_webhook
+
+blp = Blueprint("webhooks", __name__, description="What Stripe tells.")
+
+ERRORS = (400, 413, 502, 503, 504)
+# Described and not parsed: what is verified is the bytes.
+SIGNED_EVENT = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": EventSchema}}},
+    "parameters": [{"in": "header", "schema": SignatureSchema}],
+    "security": [],
+}
+
+
+@blp.route("/webhooks/stripe", methods=["POST"])
+@blp.response(200, ReceivedSchema)
+@blp.errors(*ERRORS)
+@blp.doc(**SIGNED_EVENT)
+def receive() -> dict[str, bool]:
+    """Receive an event, signed with one of the service's own secrets."""
+    return _receive(None)
+
+
+@blp.route("/webhooks/stripe/<app_id>", methods=["POST"])
+@blp.response(200, ReceivedSchema)
+@blp.errors(*ERRORS)
+@blp.doc(**SIGNED_EVENT)
+def receive_for_app(app_id: str) -> dict[str, bool]:
+    """Receive an event for one app, signed with that app's secret."""
+    return _receive(app_id)
+
+
+def _receive(app_id: str | None) -> dict[str, bool]:
+    receive_webhook(
+        request.get_data(),
+        request.headers.get("Stripe-Signature"),
+        app_id=app_id,
+        services=services(),
+        context=call_context(),
+    )
+    return {"received": True}

@@ -1,0 +1,44 @@
+"""The webhook secrets of apps: remembered for a short time, and asked afresh when a signature doesn't fit."""
+
+import threading
+
+from cachetools import TTLCache
+
+from app.errors import NoStripeKey
+from app.services.http import CallContext
+from app.services.key_client import KeyClient, Provider
+
+# A forger can make us ask key-service for an app's secret this often, and no oftener.
+REFRESH_SECONDS = 5
+MAX_REFRESHED_APPS = 10_000
+
+
+class AppSecrets:
+    """Asks key-service for webhook secrets, so that one can be rotated without a restart."""
+
+    def __init__(self, keys: KeyClient) -> None:
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._refreshed: TTLCache[str, bool] = TTLCache(MAX_REFRESHED_APPS, REFRESH_SECONDS)
+
+    def current(self, app_id: str, context: CallContext) -> tuple[str, ...]:
+        """The app's secrets; none when key-service has none.
+
+        :raises UpstreamError: when key-service can't tell.
+        """
+        try:
+            return tuple(self._keys.get(Provider.STRIPE_WEBHOOK, app_id, context).split(","))
+        except NoStripeKey:
+            return ()
+
+    def refreshed(self, app_id: str, known: tuple[str, ...], context: CallContext) -> tuple[str, ...]:
+        """The secrets that key-service has now, when it wasn't asked for them just before.
+
+        :raises UpstreamError: when key-service can't tell.
+        """
+        with self._lock:
+            if app_id in self._refreshed:
+                return ()
+            self._refreshed[app_id] = True
+        self._keys.forget(Provider.STRIPE_WEBHOOK, app_id, ",".join(known))
+        return self.current(app_id, context)

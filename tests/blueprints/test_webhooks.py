@@ -1,0 +1,228 @@
+"""Who may deliver an event, and what is answered."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Connection, text
+
+from app import create_app
+from app.config import Settings
+from tests.factories import intent
+from tests.stand_ins import StandIns
+from tests.webhooks import SECRET, deliver, event, sign
+
+GENUINE = event("customer.created", {"id": "cus_1", "object": "customer"})
+PAYLOAD = json.dumps(GENUINE).encode()
+APP_SECRET = "whsec_sandbox_shop"
+
+
+def count(db: Connection) -> int:
+    return int(db.execute(text("SELECT count(*) FROM stripe_events")).scalar_one())
+
+
+def post(app: Flask, payload: bytes, signature: str | None, path: str = "/webhooks/stripe") -> Any:
+    headers = {} if signature is None else {"Stripe-Signature": signature}
+    return app.test_client().post(path, data=payload, content_type="application/json", headers=headers)
+
+
+class TestSignature:
+    def test_it_needs_no_api_key(self, app: Flask, db: Connection) -> None:
+        response = post(app, PAYLOAD, sign(PAYLOAD))
+
+        assert (response.status_code, response.json) == (200, {"received": True})
+        assert count(db) == 1
+
+    @pytest.mark.parametrize("signature", [None, ""])
+    def test_it_refuses_a_missing_one(self, app: Flask, db: Connection, signature: str | None) -> None:
+        response = post(app, PAYLOAD, signature)
+
+        assert response.status_code == 400
+        assert response.json["error"] == "Missing stripe-signature header"
+        assert count(db) == 0
+
+    @pytest.mark.parametrize(
+        "signature",
+        [
+            sign(PAYLOAD, "whsec_other"),
+            sign(PAYLOAD, age_seconds=310),
+            sign(PAYLOAD, age_seconds=-310),
+            sign(PAYLOAD + b" "),
+            sign(PAYLOAD).replace("v1=", "v0="),
+            sign(PAYLOAD).split(",")[1],
+            sign(PAYLOAD).split(",")[0],
+            sign(PAYLOAD)[:-1],
+            "t=1",
+            "t=,v1=",
+            "nonsense",
+            "t=" + "9" * 5000 + ",v1=00",
+            "t=1,v1=caf\u00e9",
+            "\xff\xfe\x00".replace("\x00", ""),
+            "=" * 1000,
+        ],
+    )
+    def test_it_refuses_any_other(self, app: Flask, db: Connection, signature: str) -> None:
+        response = post(app, PAYLOAD, signature)
+
+        assert response.status_code == 400
+        assert response.json["error"] == "Invalid signature"
+        assert count(db) == 0
+
+    @pytest.mark.parametrize("age_seconds", [290, -290])
+    def test_it_takes_one_within_the_tolerance(self, app: Flask, age_seconds: int) -> None:
+        assert post(app, PAYLOAD, sign(PAYLOAD, age_seconds=age_seconds)).status_code == 200
+
+    def test_it_takes_each_of_several_secrets(self, settings: Settings, app: Flask) -> None:
+        rotating = create_app(replace(settings, webhook_secrets=("whsec_old", "whsec_new")))
+
+        for secret, status in (("whsec_old", 200), ("whsec_new", 200), (SECRET, 400)):
+            assert post(rotating, PAYLOAD, sign(PAYLOAD, secret)).status_code == status
+
+    @pytest.mark.parametrize("payload", [b"\xff\xfe", b"", b"{", b'{"id": "\\ud800"}'])
+    def test_it_takes_any_bytes_as_body(self, app: Flask, db: Connection, payload: bytes) -> None:
+        signature = sign(payload) if payload != b"\xff\xfe" else sign(b"x")
+
+        assert post(app, payload, signature).status_code == 400
+        assert count(db) == 0
+
+
+class TestEvent:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            [],
+            None,
+            7,
+            "event",
+            {},
+            GENUINE | {"id": 1},
+            GENUINE | {"id": ""},
+            GENUINE | {"id": "e" * 256},
+            GENUINE | {"id": "a\x00"},
+            GENUINE | {"type": None},
+            GENUINE | {"created": "1"},
+            GENUINE | {"created": True},
+            GENUINE | {"created": 1.5},
+            GENUINE | {"created": 2**63},
+            GENUINE | {"data": None},
+            GENUINE | {"data": []},
+            GENUINE | {"data": {"object": "cus_1"}},
+            GENUINE | {"data": {"object": {"id": 7}}},
+        ],
+        ids=str,
+    )
+    def test_it_refuses_what_is_no_event_though_it_is_signed(self, app: Flask, db: Connection, body: Any) -> None:
+        payload = json.dumps(body).encode()
+
+        assert post(app, payload, sign(payload)).status_code == 400
+        assert count(db) == 0
+
+    def test_it_refuses_what_is_too_deep_to_parse(self, app: Flask, db: Connection) -> None:
+        payload = b'{"a":' * 5000 + b"1" + b"}" * 5000
+
+        assert post(app, payload, sign(payload)).status_code == 400
+        assert count(db) == 0
+
+    @pytest.mark.parametrize(("size", "status"), [(1024 * 1024, 200), (1024 * 1024 + 1, 413)])
+    def test_it_takes_a_body_of_one_mebibyte(self, app: Flask, size: int, status: int) -> None:
+        payload = PAYLOAD.ljust(size)
+
+        assert post(app, payload, sign(payload)).status_code == status
+
+    def test_it_takes_an_object_without_id(self, client: FlaskClient, db: Connection) -> None:
+        assert deliver(client, event("balance.available", {"object": "balance", "available": []})).status_code == 200
+        assert count(db) == 1
+
+    def test_it_stores_a_duplicate_once(self, client: FlaskClient, db: Connection) -> None:
+        for _ in range(3):
+            assert deliver(client, GENUINE).json == {"received": True}
+        assert count(db) == 1
+
+    @pytest.mark.parametrize("odd", [-(2**62), 2**62, 0])
+    def test_it_takes_any_time(self, client: FlaskClient, stand_ins: StandIns, odd: int) -> None:
+        created = client.post("/payment-intent/create", json=intent()).json
+        failed = event(
+            "payment_intent.payment_failed",
+            {"id": created["paymentIntentId"], "object": "payment_intent", "last_payment_error": "odd"},
+            created=odd,
+        )
+        assert deliver(client, failed).status_code == 200
+        assert client.get(f"/status/{created['paymentId']}").status_code == 200
+
+    def test_it_stores_no_secret_and_nothing_that_jsonb_refuses(self, client: FlaskClient, db: Connection) -> None:
+        deep = {"list": [{"client_secret": "pi_1_secret_a", "next_action": {"url": "https://x"}, "k\x00": "v\x00"}]}
+        deliver(client, event("payment_intent.created", {"id": "pi_1", "object": "payment_intent", "deep": deep}))
+
+        stored = db.execute(text("SELECT object FROM stripe_events")).scalar_one()
+        assert stored == {
+            "id": "pi_1",
+            "object": "payment_intent",
+            "deep": {"list": [{"k\ufffd": "v\ufffd"}]},
+        }
+
+
+class TestPathOfAnApp:
+    def test_it_verifies_with_the_secret_of_the_app(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        secret = app_secret(stand_ins)
+
+        assert deliver(client, GENUINE, app_id="shop", secret=secret).status_code == 200
+        assert deliver(client, GENUINE, app_id="shop", secret=SECRET).status_code == 400
+
+    def test_it_asks_afresh_when_the_secret_was_rotated(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        deliver(client, GENUINE, app_id="shop", secret=app_secret(stand_ins))
+        stand_ins.control("keys", appId="shop", provider="stripe-webhook", key="whsec_rotated")
+
+        assert deliver(client, GENUINE, app_id="shop", secret="whsec_rotated").status_code == 200
+
+    def test_it_lets_forgeries_ask_key_service_once_in_a_while(
+        self, client: FlaskClient, stand_ins: StandIns
+    ) -> None:
+        """Fails when `AppSecrets.refreshed` forgets to look when it asked last."""
+        for _ in range(20):
+            assert deliver(client, GENUINE, app_id="shop", secret="whsec_forged").status_code == 400
+
+        assert len(stand_ins.ledger("key-service")) <= 2
+
+    def test_it_answers_5xx_when_key_service_is_down(
+        self, client: FlaskClient, stand_ins: StandIns, db: Connection
+    ) -> None:
+        stand_ins.fault("key-service", "status", status=503, times=0)
+
+        assert deliver(client, GENUINE, app_id="shop", secret=APP_SECRET).status_code == 503
+        assert count(db) == 0
+
+    def test_it_refuses_an_app_without_secret(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        stand_ins.control("keys", appId="shop", provider="stripe-webhook", key=None)
+
+        assert deliver(client, GENUINE, app_id="shop", secret=APP_SECRET).status_code == 400
+
+    def test_it_touches_the_payments_of_that_app_only(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        created = client.post("/payment-intent/create", json=intent(appId="shop")).json
+        paid = event(
+            "payment_intent.succeeded",
+            {"id": created["paymentIntentId"], "object": "payment_intent", "amount_received": 2000},
+        )
+
+        assert deliver(client, paid, app_id="other", secret=app_secret(stand_ins, "other")).status_code == 200
+        assert client.get(f"/status/{created['paymentId']}").json["payment"]["status"] == "requires_payment_method"
+        assert deliver(client, paid, app_id="shop", secret=app_secret(stand_ins)).status_code == 200
+        assert client.get(f"/status/{created['paymentId']}").json["payment"]["status"] == "succeeded"
+
+
+def app_secret(stand_ins: StandIns, app_id: str = "shop") -> str:
+    """What key-service says."""
+    answer = stand_ins.session.get(
+        f"{stand_ins.url}/key-service/internal/app-keys/stripe-webhook/decrypt",
+        params={"appId": app_id},
+        headers={
+            "X-API-Key": stand_ins.environment["KEY_SERVICE_API_KEY"],
+            "X-Caller-Service": "stripe",
+            "X-Caller-Method": "POST",
+            "X-Caller-Path": "/webhooks/stripe/{appId}",
+        },
+        timeout=10,
+    )
+    return str(answer.json()["key"])
