@@ -21,6 +21,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    cast,
     exists,
     func,
     not_,
@@ -29,7 +30,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, array, insert
 
 from app.errors import ServiceError
 from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent, known_status
@@ -294,6 +295,16 @@ _LET_GO = (
     .values(payment_id=null())
 )
 
+_own_refs = func.array_remove(
+    cast(array([Payment.stripe_payment_intent_id, Payment.stripe_checkout_session_id]), ARRAY(Text)), None
+)
+_HAS_EARLY = select(
+    or_(
+        exists().where(StripeEvent.payment_id == Payment.id),
+        exists().where(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_own_refs)),
+    )
+).where(Payment.id == bindparam("of_payment"))
+
 _WRITE = (
     update(Payment)
     .where(Payment.id == bindparam("payment_id"))
@@ -344,6 +355,14 @@ def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
             connection.execute(_LET_GO, known)
             connection.execute(_JOIN_WAITING, known)
             learned = _fold(connection, payment)
+
+
+def adopt_early_events(payment_id: uuid.UUID, *, services: Services) -> None:
+    """Fold the events that came before Stripe's answer did; mostly there are none, and this is one small query."""
+    with services.database.connect() as connection:
+        early = connection.execute(_HAS_EARLY, {"of_payment": payment_id}).scalar_one()
+    if early:
+        adopt_events(payment_id, services=services)
 
 
 def _find_and_lock(connection: Connection, event: Event, app_id: str | None) -> Row[Any] | None:

@@ -171,8 +171,7 @@ def new_run(stand_ins: StandIns) -> str:
     body = {"clerkOrgId": "org_1", "appId": "shop", "serviceName": "caller", "taskName": "order"}
     headers = {"X-API-Key": stand_ins.environment["RUNS_SERVICE_API_KEY"]}
     url = stand_ins.environment["RUNS_SERVICE_URL"]
-    run_id = str(stand_ins.session.post(f"{url}/v1/runs", json=body, headers=headers, timeout=10).json()["id"])
-    return run_id
+    return str(stand_ins.session.post(f"{url}/v1/runs", json=body, headers=headers, timeout=10).json()["id"])
 
 
 class TestRefusals:

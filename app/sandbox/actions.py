@@ -1,0 +1,145 @@
+"""What a customer, a bank or time does to an object, for the control API and the pages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.sandbox.json_object import JsonObject
+from app.sandbox.stripe import checkout_sessions, disputes, payment_intents, refunds, subscriptions
+from app.sandbox.stripe.account import Account, Accounts, Caller
+from app.sandbox.stripe.errors import invalid, no_such
+
+Run = Callable[[Account, JsonObject, JsonObject], JsonObject | None]
+Possible = Callable[[Account, JsonObject], bool]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that can be done to an object while `possible`; `run` returns what it made, if anything."""
+
+    run: Run
+    possible: Possible
+
+
+def _status(*statuses: str) -> Possible:
+    return lambda account, found: found["status"] in statuses
+
+
+def _intent_status(*statuses: str) -> Possible:
+    """The intent of an open checkout session is paid on the session's page."""
+    return lambda account, found: (
+        found["status"] in statuses and not checkout_sessions.is_in_open_session(account, found)
+    )
+
+
+def _payable(account: Account, session: JsonObject) -> bool:
+    return session["status"] == "open" and bool(session["amount_total"])
+
+
+def _refundable(account: Account, charge: JsonObject) -> bool:
+    return bool(charge["captured"]) and not charge["refunded"] and not refunds.is_charged_back(account, charge)
+
+
+def _disputable(account: Account, charge: JsonObject) -> bool:
+    return bool(charge["captured"]) and not charge["disputed"]
+
+
+def _refund(account: Account, charge: JsonObject, given: JsonObject) -> JsonObject:
+    status = "pending" if given.get("pending") else "requires_action" if given.get("requires_action") else "succeeded"
+    return refunds.refund(account, charge, amount=given.get("amount"), status=status)
+
+
+def _dispute(account: Account, charge: JsonObject, given: JsonObject) -> JsonObject:
+    warning = bool(given.get("warning"))
+    return disputes.open_dispute(account, charge, amount=given.get("amount"), warning=warning)
+
+
+def _renew(account: Account, subscription: JsonObject, given: JsonObject) -> None:
+    subscriptions.renew(account, subscription, fail=bool(given.get("fail")))
+
+
+def _plain(change: Callable[[Account, JsonObject], object]) -> Run:
+    def run(account: Account, found: JsonObject, given: JsonObject) -> None:
+        change(account, found)
+
+    return run
+
+
+UNPAID, OPEN = payment_intents.UNPAID, _status("open")
+RESOURCES = {
+    "checkout": "checkout.session",
+    "intents": "payment_intent",
+    "charges": "charge",
+    "refunds": "refund",
+    "disputes": "dispute",
+    "subscriptions": "subscription",
+}
+ACTIONS: dict[str, dict[str, Action]] = {
+    "checkout": {
+        "pay": Action(_plain(checkout_sessions.pay), OPEN),
+        "pay_later": Action(_plain(checkout_sessions.pay_later), _payable),
+        "decline": Action(_plain(checkout_sessions.decline), _payable),
+        "cancel": Action(lambda account, session, given: None, OPEN),
+        "expire": Action(_plain(checkout_sessions.expire), OPEN),
+        "settle": Action(_plain(checkout_sessions.settle), checkout_sessions.is_delayed),
+        "fail_later": Action(_plain(checkout_sessions.fail_later), checkout_sessions.is_delayed),
+    },
+    "intents": {
+        "pay": Action(_plain(payment_intents.pay), _intent_status(*UNPAID, "processing")),
+        "decline": Action(_plain(payment_intents.decline), _intent_status(*UNPAID, "processing")),
+        "require_action": Action(_plain(payment_intents.require_action), _intent_status(*UNPAID[:2])),
+        "authorize": Action(_plain(payment_intents.authorize), _intent_status(*UNPAID)),
+        "process": Action(_plain(payment_intents.process), _intent_status(*UNPAID)),
+        "capture": Action(
+            lambda account, intent, given: payment_intents.capture(account, intent, given.get("amount")),
+            _intent_status("requires_capture"),
+        ),
+        "cancel": Action(_plain(payment_intents.cancel), _intent_status(*payment_intents.CANCELABLE)),
+    },
+    "charges": {"refund": Action(_refund, _refundable), "dispute": Action(_dispute, _disputable)},
+    "refunds": {
+        "succeed": Action(_plain(refunds.succeed), _status(*refunds.UNSETTLED)),
+        "fail": Action(_plain(refunds.fail), _status(*refunds.FAILABLE)),
+    },
+    "disputes": {
+        "win": Action(_plain(disputes.win), _status(*disputes.OPEN)),
+        "lose": Action(_plain(disputes.lose), _status(*disputes.OPEN)),
+        "close_warning": Action(_plain(disputes.close_warning), _status(*disputes.OPEN_INQUIRY)),
+        "prevent": Action(_plain(disputes.prevent), _status(*disputes.OPEN, *disputes.OPEN_INQUIRY)),
+    },
+    "subscriptions": {"renew": Action(_renew, _status(*subscriptions.RENEWABLE))},
+}
+
+
+def possible_actions(kind: str, account: Account, found: JsonObject) -> list[str]:
+    return [name for name, action in ACTIONS[kind].items() if action.possible(account, found)]
+
+
+def find(accounts: Accounts, kind: str, identifier: str) -> tuple[Account, JsonObject]:
+    """Return the object and its account; a charge can also be named by its payment intent.
+
+    :raises StripeError: when there is none
+    """
+    found = accounts.find(RESOURCES[kind], identifier)
+    if found is None and kind == "charges":
+        intent = accounts.find("payment_intent", identifier)
+        found = accounts.find("charge", intent[1]["latest_charge"] or "") if intent else None
+    if found is None:
+        raise no_such(RESOURCES[kind], identifier, param="id")
+    if kind == "checkout":
+        checkout_sessions.expire_if_due(*found)
+    return found
+
+
+def perform(
+    accounts: Accounts, kind: str, identifier: str, action: str, given: JsonObject, *, base_url: str
+) -> JsonObject:
+    """Do it, and return the object that it made, or changed.
+
+    :raises StripeError: when there is no such object, or it isn't possible now
+    """
+    account, found = find(accounts, kind, identifier)
+    if action not in possible_actions(kind, account, found):
+        status = found.get("status") or "state"
+        raise invalid(f"{action} isn't possible for {identifier} now: its status is {status}.")
+    account.caller = Caller(base_url=base_url)
+    return ACTIONS[kind][action].run(account, found, given) or found

@@ -1,0 +1,338 @@
+"""Stripe's HTTP API, version of the SDK in use: routes, authentication, idempotency keys and the error envelope."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import stripe
+from flask import Blueprint, Response, g, request
+from stripe import params
+
+from app.sandbox.json_object import JsonObject
+from app.sandbox.ledger import note
+from app.sandbox.stripe import (
+    catalog,
+    checkout_sessions,
+    expansion,
+    forms,
+    idempotency,
+    lists,
+    parameters,
+    payment_intents,
+    refunds,
+)
+from app.sandbox.stripe.account import Account, Caller, random_id
+from app.sandbox.stripe.errors import StripeError, invalid, no_such, unauthorized
+from app.sandbox.world import current_world
+
+EVENTS_LISTABLE_SECONDS = 30 * 24 * 3600
+MAX_EVENT_TYPES = 20
+SESSIONS = "checkout.session"
+UNCANCELED = {"active", "incomplete", "past_due", "paused", "trialing", "unpaid"}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """How objects are reached: the path, the parameters that are allowed, and the name that errors call them."""
+
+    name: str
+    path: str
+    list_shape: Any
+    retrieve_shape: Any
+    param: str = "id"
+
+
+RESOURCES = (
+    Resource(
+        "payment_intent",
+        "payment_intents",
+        params.PaymentIntentListParams,
+        params.PaymentIntentRetrieveParams,
+        "intent",
+    ),
+    Resource("charge", "charges", params.ChargeListParams, params.ChargeRetrieveParams, "charge"),
+    Resource("refund", "refunds", params.RefundListParams, params.RefundRetrieveParams, "refund"),
+    Resource("dispute", "disputes", params.DisputeListParams, params.DisputeRetrieveParams, "dispute"),
+    Resource(
+        SESSIONS,
+        "checkout/sessions",
+        params.checkout.SessionListParams,
+        params.checkout.SessionRetrieveParams,
+        "session",
+    ),
+    Resource("product", "products", params.ProductListParams, params.ProductRetrieveParams),
+    Resource("price", "prices", params.PriceListParams, params.PriceRetrieveParams, "price"),
+    Resource("coupon", "coupons", params.CouponListParams, params.CouponRetrieveParams, "coupon"),
+    Resource("promotion_code", "promotion_codes", params.PromotionCodeListParams, params.PromotionCodeRetrieveParams),
+    Resource("customer", "customers", params.CustomerListParams, params.CustomerRetrieveParams),
+    Resource("subscription", "subscriptions", params.SubscriptionListParams, params.SubscriptionRetrieveParams),
+    Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams),
+    Resource(
+        "invoice_payment", "invoice_payments", params.InvoicePaymentListParams, params.InvoicePaymentRetrieveParams
+    ),
+    Resource("event", "events", params.EventListParams, params.EventRetrieveParams),
+)
+BY_PATH = {resource.path: resource for resource in RESOURCES}
+
+
+def _create_intent(account: Account, given: JsonObject) -> JsonObject:
+    intent = payment_intents.create(account, given)
+    if "payment_method" in given:
+        payment_intents.set_payment_method(intent, given["payment_method"])
+    if given.get("confirm"):
+        payment_intents.confirm(account, intent)
+    return intent
+
+
+def _update_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
+    payment_intents.update(account, intent, given)
+    if "payment_method" in given:
+        payment_intents.set_payment_method(intent, given["payment_method"])
+
+
+def _confirm_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
+    if "payment_method" in given:
+        payment_intents.set_payment_method(intent, given["payment_method"])
+    payment_intents.confirm(account, intent)
+
+
+def _capture_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
+    payment_intents.capture(account, intent, given.get("amount_to_capture"))
+
+
+def _cancel_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
+    payment_intents.cancel(account, intent, given.get("cancellation_reason"))
+
+
+def _expire_session(account: Account, session: JsonObject, given: JsonObject) -> None:
+    checkout_sessions.expire(account, session)
+
+
+def _cancel_refund(account: Account, refund: JsonObject, given: JsonObject) -> None:
+    refunds.cancel(account, refund)
+
+
+CREATIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = {
+    "payment_intents": (params.PaymentIntentCreateParams, _create_intent),
+    "checkout/sessions": (params.checkout.SessionCreateParams, checkout_sessions.create),
+    "refunds": (params.RefundCreateParams, refunds.create),
+    "products": (params.ProductCreateParams, catalog.create_product),
+    "prices": (params.PriceCreateParams, catalog.create_price),
+    "coupons": (params.CouponCreateParams, catalog.create_coupon),
+    "promotion_codes": (params.PromotionCodeCreateParams, catalog.create_promotion_code),
+    "customers": (params.CustomerCreateParams, catalog.create_customer),
+}
+ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObject], None]]] = {
+    ("payment_intents", "update"): (params.PaymentIntentUpdateParams, _update_intent),
+    ("payment_intents", "confirm"): (params.PaymentIntentConfirmParams, _confirm_intent),
+    ("payment_intents", "capture"): (params.PaymentIntentCaptureParams, _capture_intent),
+    ("payment_intents", "cancel"): (params.PaymentIntentCancelParams, _cancel_intent),
+    ("checkout/sessions", "expire"): (params.checkout.SessionExpireParams, _expire_session),
+    ("refunds", "cancel"): (params.RefundCancelParams, _cancel_refund),
+}
+
+blueprint = Blueprint("stripe", __name__, url_prefix="/v1")
+
+
+@blueprint.before_request
+def begin() -> Response | None:
+    """Find the account, and the answer that was given before to the same idempotency key."""
+    g.request_id = random_id("req_", 14)
+    world = current_world()
+    g.account = world.accounts.of_key(_api_key())
+    key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
+    g.account.caller = Caller(g.request_id, key, request.host_url.rstrip("/"))
+    note(account=g.account.id)
+    if key is None:
+        return None
+    world.keys_in_use.check(request)
+    kept = g.account.kept_answers.replay(key, request, now=world.clock.now())
+    return None if kept is None else _replay(kept)
+
+
+@blueprint.after_request
+def finish(response: Response) -> Response:
+    """Keep what was executed for its idempotency key, and put Stripe's headers on."""
+    if "executed" in g and g.account.caller.idempotency_key is not None:
+        _keep(response)
+    if "account" in g:
+        g.account.caller = Caller(base_url=g.account.caller.base_url)
+    response.headers["Request-Id"] = g.request_id
+    response.headers["Stripe-Version"] = stripe.api_version
+    if response.status_code == 402:
+        response.headers["Stripe-Should-Retry"] = "false"
+    return response
+
+
+@blueprint.errorhandler(StripeError)
+def refuse(refusal: StripeError) -> Response:
+    if refusal.executed:
+        _note_execution(refusal.error["payment_intent"])
+    response = _json({"error": refusal.error}, refusal.status)
+    if refusal.status == 409:
+        response.headers["Stripe-Should-Retry"] = "true"
+    return response
+
+
+def create(path: str) -> Response:
+    shape, execute = CREATIONS[path]
+    given, expand = _parameters(shape)
+    g.effect = f"{BY_PATH[path].name}.create"
+    made = execute(g.account, given)
+    _note_execution(made)
+    return _json(expansion.expand(g.account, made, expand))
+
+
+def act(path: str, action: str, identifier: str) -> Response:
+    shape, execute = ACTIONS[path, action]
+    given, expand = _parameters(shape)
+    found = _found(BY_PATH[path], identifier)
+    g.effect = f"{BY_PATH[path].name}.{action}"
+    execute(g.account, found, given)
+    _note_execution(found)
+    return _json(expansion.expand(g.account, found, expand))
+
+
+def retrieve(path: str, identifier: str) -> Response:
+    _, expand = _parameters(BY_PATH[path].retrieve_shape)
+    return _json(expansion.expand(g.account, _found(BY_PATH[path], identifier), expand))
+
+
+def list_all(path: str) -> Response:
+    resource = BY_PATH[path]
+    given, expand = _parameters(resource.list_shape)
+    objects = g.account.newest_first(resource.name)
+    for listed in objects:
+        _refresh(listed)
+    listable = [listed for listed in objects if _is_current(listed)]
+    answer = lists.page(listable, _filters(resource, given), url=f"/v1/{path}")
+    return _json(expansion.expand(g.account, answer, expand))
+
+
+@blueprint.get("/checkout/sessions/<identifier>/line_items")
+def list_line_items(identifier: str) -> Response:
+    given, expand = _parameters(params.checkout.SessionListLineItemsParams)
+    session = _found(BY_PATH["checkout/sessions"], identifier)
+    items = g.account.checkouts[session["id"]]["line_items"]
+    answer = lists.page(items, given, url=request.path)
+    return _json(expansion.expand(g.account, answer, expand))
+
+
+@blueprint.route("/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+def unknown(rest: str) -> Response:
+    message = (
+        f"Unrecognized request URL ({request.method}: {request.path}). Please see https://stripe.com/docs or we can "
+        "help at https://support.stripe.com/."
+    )
+    raise StripeError(404, "invalid_request_error", message)
+
+
+def _add_routes() -> None:
+    for path in BY_PATH:
+        blueprint.add_url_rule(f"/{path}", f"list {path}", partial(list_all, path))
+        blueprint.add_url_rule(f"/{path}/<identifier>", f"retrieve {path}", partial(retrieve, path))
+    for path in CREATIONS:
+        blueprint.add_url_rule(f"/{path}", f"create {path}", partial(create, path), methods=["POST"])
+    for path, action in ACTIONS:
+        rule = f"/{path}/<identifier>" + ("" if action == "update" else f"/{action}")
+        blueprint.add_url_rule(rule, f"{action} {path}", partial(act, path, action), methods=["POST"])
+
+
+_add_routes()
+
+
+def _api_key() -> str:
+    given = request.authorization
+    if given is None:
+        raise unauthorized("")
+    return given.token or given.get("username") or ""
+
+
+def _parameters(shape: Any) -> tuple[JsonObject, list[str]]:
+    pairs = request.form if request.method == "POST" else request.args
+    given = parameters.check(forms.decode(pairs.items(multi=True)), shape)
+    return given, given.pop("expand", [])
+
+
+def _found(resource: Resource, identifier: str) -> JsonObject:
+    found: JsonObject | None = g.account.get(resource.name, identifier)
+    if found is None or not _is_current(found):
+        raise no_such(resource.name, identifier, param=resource.param)
+    _refresh(found)
+    return found
+
+
+def _is_current(found: JsonObject) -> bool:
+    """Events older than 30 days are gone."""
+    return found["object"] != "event" or bool(found["created"] > g.account.clock.now() - EVENTS_LISTABLE_SECONDS)
+
+
+def _refresh(found: JsonObject) -> None:
+    """Let the object show what only the passing of time has changed."""
+    if found["object"] == SESSIONS:
+        checkout_sessions.expire_if_due(g.account, found)
+    elif found["object"] == "coupon":
+        catalog.refresh_coupon(g.account, found)
+
+
+def _filters(resource: Resource, given: JsonObject) -> JsonObject:
+    """Rename the parameters that aren't called what they filter by."""
+    filters = dict(given)
+    if resource.name == "event":
+        if len(filters.get("types", [])) > MAX_EVENT_TYPES:
+            raise invalid(f"You can filter by at most {MAX_EVENT_TYPES} types.", param="types")
+        _rename(filters, "types", "type")
+        if "delivery_success" in filters:
+            filters["pending_webhooks"] = {"lte" if filters.pop("delivery_success") else "gt": 0}
+    elif resource.name == "invoice" and "subscription" in filters:
+        filters["parent"] = {"subscription_details": {"subscription": filters.pop("subscription")}}
+    elif resource.name == "subscription":
+        status = filters.pop("status", None)
+        if status != "all":
+            filters["status"] = status or sorted(UNCANCELED)
+    _rename(filters, "ids", "id")
+    _rename(filters, "lookup_keys", "lookup_key")
+    return filters
+
+
+def _rename(filters: JsonObject, name: str, field: str) -> None:
+    if name in filters:
+        filters[field] = filters.pop(name)
+
+
+def _note_execution(executed: JsonObject) -> None:
+    g.executed = executed["id"]
+    note(effect=g.effect, object_id=executed["id"])
+
+
+def _keep(response: Response) -> None:
+    kept = idempotency.answer_to_keep(request, response)
+    g.account.kept_answers.keep(
+        g.account.caller.idempotency_key,
+        idempotency.KeptAnswer(
+            method=request.method,
+            path=request.path,
+            parameters=idempotency.parameters_of(request),
+            status=kept.status_code,
+            body=kept.get_data(as_text=True),
+            request_id=g.request_id,
+            object_id=g.executed,
+            at=g.account.clock.now(),
+        ),
+    )
+
+
+def _replay(kept: idempotency.KeptAnswer) -> Response:
+    note(replayed=True, object_id=kept.object_id)
+    response = Response(kept.body, kept.status, mimetype="application/json")
+    response.headers["Idempotent-Replayed"] = "true"
+    response.headers["Original-Request"] = kept.request_id
+    if kept.status >= 500:
+        response.headers["Stripe-Should-Retry"] = "false"
+    return response
+
+
+def _json(answer: JsonObject, status: int = 200) -> Response:
+    return Response(orjson.dumps(answer), status, mimetype="application/json")

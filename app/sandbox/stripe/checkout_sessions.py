@@ -1,0 +1,331 @@
+"""Checkout sessions: what they cost, and what the customer does on their page. https://docs.stripe.com/payments/checkout."""
+
+from app.sandbox.json_object import JsonObject
+from app.sandbox.stripe import catalog, payment_intents, subscriptions
+from app.sandbox.stripe.account import Account
+from app.sandbox.stripe.catalog import PricedProduct
+from app.sandbox.stripe.errors import invalid, missing_parameter
+
+LIFETIME_SECONDS = 24 * 3600
+SHORTEST_LIFETIME_SECONDS = 30 * 60
+MAX_LINE_ITEMS = 100
+MAX_QUANTITY = 999_999
+COPIED = (
+    "allow_promotion_codes",
+    "billing_address_collection",
+    "cancel_url",
+    "client_reference_id",
+    "customer",
+    "customer_creation",
+    "customer_email",
+    "locale",
+    "metadata",
+    "submit_type",
+    "success_url",
+)
+MODE_DATA = {"payment_intent_data": "payment", "subscription_data": "subscription"}
+ALTERNATIVES = (("customer", "customer_email"), ("discounts", "allow_promotion_codes"))
+
+
+def create(account: Account, parameters: JsonObject) -> JsonObject:
+    """Open a session, whose page is served by the sandbox.
+
+    :raises StripeError: when its parts don't fit together
+    """
+    _check(account, parameters)
+    priced = [_price(account, item, f"line_items[{at}]") for at, item in enumerate(parameters["line_items"])]
+    _check_prices([each.price for each in priced], parameters["mode"])
+    items = [_line_item(account, *pair) for pair in zip(parameters["line_items"], priced, strict=True)]
+    discounts = [_discount(account, given, items[0]["currency"]) for given in parameters.get("discounts", [])]
+    for each in priced:
+        catalog.keep(account, each)
+    return _open(account, parameters, items, discounts)
+
+
+def _open(account: Account, parameters: JsonObject, items: list[JsonObject], discounts: list[JsonObject]) -> JsonObject:
+    subtotal = sum(item["amount_subtotal"] for item in items)
+    reduction = sum(catalog.reduction(account.objects["coupon"][given["coupon"]], subtotal) for given in discounts)
+    _spread(reduction, items)
+    session = account.new(
+        "checkout.session",
+        mode=parameters["mode"],
+        currency=items[0]["currency"],
+        amount_subtotal=subtotal,
+        amount_total=subtotal - reduction,
+        total_details={"amount_discount": reduction, "amount_shipping": 0, "amount_tax": 0},
+        discounts=discounts,
+        expires_at=parameters.get("expires_at", account.clock.now() + LIFETIME_SECONDS),
+        **{name: parameters[name] for name in COPIED if name in parameters},
+    )
+    session["url"] = f"{account.caller.base_url}/pay/{session['id']}"
+    account.checkouts[session["id"]] = {
+        "line_items": items,
+        "data": parameters.get("payment_intent_data", parameters.get("subscription_data", {})),
+        "payment_intent": None,
+        "subscription": None,
+        "delayed": False,
+    }
+    return session
+
+
+def _check(account: Account, parameters: JsonObject) -> None:
+    for name in ("mode", "success_url", "line_items"):
+        if not parameters.get(name):
+            raise missing_parameter(name)
+    mode = parameters["mode"]
+    if mode not in MODE_DATA.values():
+        raise invalid(f"The sandbox has no sessions in `{mode}` mode.", param="mode")
+    for first, second in ALTERNATIVES:
+        if first in parameters and second in parameters:
+            raise invalid(f"You may only specify one of these parameters: {first}, {second}.", param=first)
+    for name, only_mode in MODE_DATA.items():
+        if name in parameters and mode != only_mode:
+            raise invalid(f"You can not pass `{name}` in `{mode}` mode.", param=name)
+    if len(parameters["line_items"]) > MAX_LINE_ITEMS:
+        raise invalid(f"`line_items` can have at most {MAX_LINE_ITEMS} elements.", param="line_items")
+    if len(parameters.get("discounts", [])) > 1:
+        raise invalid("`discounts` can have at most 1 element.", param="discounts")
+    if "customer" in parameters:
+        account.named("customer", parameters["customer"], param="customer")
+    for name in ("success_url", "cancel_url"):
+        if not parameters.get(name, "http://").lower().startswith(("http://", "https://")):
+            raise invalid("Not a valid URL", param=name, code="url_invalid")
+    _check_expiry(account, parameters)
+
+
+def _check_expiry(account: Account, parameters: JsonObject) -> None:
+    lifetime = parameters.get("expires_at", account.clock.now() + LIFETIME_SECONDS) - account.clock.now()
+    if not SHORTEST_LIFETIME_SECONDS <= lifetime <= LIFETIME_SECONDS:
+        message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from Checkout Session creation."
+        raise invalid(message, param="expires_at")
+
+
+def _price(account: Account, item: JsonObject, path: str) -> PricedProduct:
+    if ("price" in item) == ("price_data" in item):
+        raise invalid("You must specify either `price` or `price_data` for each line item.", param=path)
+    if item.get("quantity") is None:
+        raise invalid(f"Quantity is required. Add `quantity` to `{path}`", param=f"{path}[quantity]")
+    if not 1 <= item["quantity"] <= MAX_QUANTITY:
+        message = f"This value must be between 1 and {MAX_QUANTITY}."
+        raise invalid(message, param=f"{path}[quantity]", code="parameter_invalid_integer")
+    if "price_data" in item:
+        return catalog.build_price(account, item["price_data"], path=f"{path}[price_data]")
+    price = account.named("price", item["price"], param=f"{path}[price]")
+    if not price["active"]:
+        message = "The price specified is inactive. This field only accepts active prices."
+        raise invalid(message, param=f"{path}[price]")
+    return PricedProduct(price, account.objects["product"][price["product"]], new=())
+
+
+def _check_prices(prices: list[JsonObject], mode: str) -> None:
+    recurring = [price["recurring"] for price in prices if price["recurring"]]
+    if len({price["currency"] for price in prices}) > 1:
+        raise invalid("All line items must have the same currency.", param="line_items")
+    if mode == "payment" and recurring:
+        raise invalid(
+            "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use "
+            "only one-time prices.",
+            param="line_items",
+        )
+    if mode == "subscription" and not recurring:
+        message = "You must provide at least one recurring price in `subscription` mode when using prices."
+        raise invalid(message, param="line_items")
+    if len({(terms["interval"], terms["interval_count"]) for terms in recurring}) > 1:
+        raise invalid("All recurring prices must have the same billing interval.", param="line_items")
+
+
+def _line_item(account: Account, item: JsonObject, priced: PricedProduct) -> JsonObject:
+    amount = priced.price["unit_amount"] * item["quantity"]
+    return account.build(
+        "item",
+        price=priced.price,
+        quantity=item["quantity"],
+        currency=priced.price["currency"],
+        description=priced.product["name"],
+        amount_subtotal=amount,
+        amount_total=amount,
+    )
+
+
+def _discount(account: Account, given: JsonObject, currency: str) -> JsonObject:
+    if len(given) != 1:
+        raise invalid("You must specify either `coupon` or `promotion_code` for each discount.", param="discounts")
+    code_id = given.get("promotion_code")
+    if code_id is not None:
+        code = account.named("promotion_code", code_id, param="discounts[0][promotion_code]")
+        if not code["active"]:
+            raise invalid("This promotion code is not active.", param="discounts[0][promotion_code]")
+        given = {"coupon": code["promotion"]["coupon"]}
+    coupon = account.named("coupon", given["coupon"], param="discounts[0][coupon]")
+    catalog.refresh_coupon(account, coupon)
+    if not coupon["valid"]:
+        message = f"Coupon {coupon['id']} is expired and cannot be applied."
+        raise invalid(message, param="discounts[0][coupon]", code="coupon_expired")
+    if coupon["currency"] not in {None, currency}:
+        raise invalid(f"The coupon's currency must be {currency}.", param="discounts[0][coupon]")
+    return {"coupon": coupon["id"], "promotion_code": code_id}
+
+
+def _spread(reduction: int, items: list[JsonObject]) -> None:
+    """Take the reduction off the items in turn, so that their totals add up to the session's."""
+    for item in items:
+        taken = min(reduction, item["amount_subtotal"])
+        item |= {"amount_discount": taken, "amount_total": item["amount_subtotal"] - taken}
+        reduction -= taken
+
+
+def expire_if_due(account: Account, session: JsonObject) -> None:
+    if session["status"] == "open" and session["expires_at"] <= account.clock.now():
+        expire(account, session)
+
+
+def expire(account: Account, session: JsonObject) -> None:
+    """End an open session, and what a declined try has left.
+
+    :raises StripeError: when it isn't open
+    """
+    if session["status"] != "open":
+        raise invalid(
+            'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of '
+            f"{session['status']}."
+        )
+    session |= {"status": "expired", "url": None}
+    checkout = account.checkouts[session["id"]]
+    if checkout["subscription"] is not None:
+        subscriptions.give_up(account, account.objects["subscription"][checkout["subscription"]])
+    if checkout["payment_intent"] is not None:
+        payment_intents.cancel(account, account.objects["payment_intent"][checkout["payment_intent"]], "automatic")
+    account.emit("checkout.session.expired", session)
+
+
+def pay(account: Account, session: JsonObject) -> None:
+    """The customer pays at once."""
+    intent = _payment(account, session)
+    if intent is None:
+        _complete(account, session, "no_payment_required")
+        return
+    payment_intents.pay(account, intent)
+    _complete(account, session, "paid" if intent["status"] == "succeeded" else "unpaid")
+
+
+def pay_later(account: Account, session: JsonObject) -> None:
+    """The customer pays by a method that takes days: the session is complete and not yet paid."""
+    intent = _payment(account, session)
+    if intent is None:
+        raise invalid("There is nothing to pay.")
+    payment_intents.process(account, intent)
+    checkout = account.checkouts[session["id"]]
+    checkout["delayed"] = True
+    if checkout["subscription"] is not None:
+        subscriptions.activate(account, account.objects["subscription"][checkout["subscription"]])
+    _complete(account, session, "unpaid")
+
+
+def decline(account: Account, session: JsonObject) -> None:
+    """The customer's card is declined; the session stays open."""
+    intent = _payment(account, session)
+    if intent is None:
+        raise invalid("There is nothing to pay.")
+    payment_intents.decline(account, intent)
+
+
+def settle(account: Account, session: JsonObject) -> None:
+    """The money of a delayed method arrives."""
+    payment_intents.pay(account, _delayed_intent(account, session))
+
+
+def fail_later(account: Account, session: JsonObject) -> None:
+    """The money of a delayed method doesn't arrive."""
+    payment_intents.decline(account, _delayed_intent(account, session))
+
+
+def is_delayed(account: Account, session: JsonObject) -> bool:
+    """Whether the session waits for the money of a delayed method."""
+    return bool(account.checkouts[session["id"]]["delayed"])
+
+
+def is_in_open_session(account: Account, intent: JsonObject) -> bool:
+    session = _session_of(account, intent)
+    return session is not None and session["status"] == "open"
+
+
+def _session_of(account: Account, intent: JsonObject) -> JsonObject | None:
+    for session_id, checkout in account.checkouts.items():
+        if checkout["payment_intent"] == intent["id"]:
+            return account.objects["checkout.session"][session_id]
+    return None
+
+
+def follow(account: Account, intent: JsonObject) -> None:
+    """Let a completed session know how its intent ended."""
+    session = _session_of(account, intent)
+    if session is None or session["status"] != "complete":
+        return
+    paid = intent["status"] == "succeeded"
+    if paid:
+        session["payment_status"] = "paid"
+    if is_delayed(account, session):
+        account.checkouts[session["id"]]["delayed"] = False
+        account.emit(f"checkout.session.async_payment_{'succeeded' if paid else 'failed'}", session)
+
+
+def _payment(account: Account, session: JsonObject) -> JsonObject | None:
+    """The payment intent of an open session, made at the first try; None when there is nothing to pay."""
+    expire_if_due(account, session)
+    if session["status"] != "open":
+        raise invalid(f"This Checkout Session is {session['status']}.")
+    checkout = account.checkouts[session["id"]]
+    if checkout["payment_intent"] is not None:
+        return account.objects["payment_intent"][checkout["payment_intent"]]
+    intent = _subscribe(account, session) if session["mode"] == "subscription" else _new_intent(account, session)
+    checkout["payment_intent"] = intent and intent["id"]
+    return intent
+
+
+def _new_intent(account: Account, session: JsonObject) -> JsonObject | None:
+    if session["amount_total"] == 0:
+        return None
+    data = account.checkouts[session["id"]]["data"]
+    terms = {"amount": session["amount_total"], "currency": session["currency"], "customer": session["customer"]}
+    return payment_intents.create(account, data | terms)
+
+
+def _subscribe(account: Account, session: JsonObject) -> JsonObject | None:
+    if session["customer"] is None:
+        session["customer"] = catalog.create_customer(account, {"email": _email(account, session)})["id"]
+    checkout = account.checkouts[session["id"]]
+    subscription = subscriptions.create(account, session, checkout["line_items"], checkout["data"])
+    checkout["subscription"] = subscription["id"]
+    return subscriptions.bill(account, subscription, "subscription_create", checkout["line_items"])
+
+
+def _complete(account: Account, session: JsonObject, payment_status: str) -> None:
+    checkout = account.checkouts[session["id"]]
+    session |= {"status": "complete", "payment_status": payment_status, "url": None}
+    session["customer_details"] = {
+        "address": None,
+        "email": _email(account, session),
+        "name": None,
+        "phone": None,
+        "tax_exempt": "none",
+        "tax_ids": [],
+    }
+    if checkout["subscription"] is None:
+        session["payment_intent"] = checkout["payment_intent"]
+    else:
+        subscription = account.objects["subscription"][checkout["subscription"]]
+        session |= {"subscription": subscription["id"], "invoice": subscription["latest_invoice"]}
+    for discount in session["discounts"]:
+        catalog.redeem(account, discount)
+    account.emit("checkout.session.completed", session)
+
+
+def _email(account: Account, session: JsonObject) -> str:
+    customer = account.get("customer", session["customer"] or "") or {}
+    return session["customer_email"] or customer.get("email") or "customer@example.com"
+
+
+def _delayed_intent(account: Account, session: JsonObject) -> JsonObject:
+    if not is_delayed(account, session):
+        raise invalid("This Checkout Session isn't waiting for a delayed payment method.")
+    return account.objects["payment_intent"][account.checkouts[session["id"]]["payment_intent"]]

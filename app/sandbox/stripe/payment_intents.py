@@ -1,0 +1,217 @@
+"""Payment intents and how they move from one status to the next. https://docs.stripe.com/payments/paymentintents/lifecycle."""
+
+from app.sandbox.json_object import JsonObject
+from app.sandbox.stripe import charges
+from app.sandbox.stripe.account import Account, random_id
+from app.sandbox.stripe.charges import GENERIC_DECLINE, Decline
+from app.sandbox.stripe.errors import StripeError, invalid
+from app.sandbox.stripe.money import checked_amount, checked_currency
+
+UNPAID = ("requires_payment_method", "requires_confirmation", "requires_action")
+CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
+COPIED = (
+    "capture_method",
+    "confirmation_method",
+    "customer",
+    "description",
+    "receipt_email",
+    "setup_future_usage",
+    "shipping",
+    "statement_descriptor",
+    "statement_descriptor_suffix",
+    "transfer_group",
+)
+# https://docs.stripe.com/testing: what confirming with each of Stripe's test payment methods leads to.
+TEST_DECLINES = {
+    "chargeDeclined": GENERIC_DECLINE,
+    "chargeDeclinedInsufficientFunds": Decline("Your card has insufficient funds.", decline_code="insufficient_funds"),
+    "chargeDeclinedLostCard": Decline(decline_code="lost_card"),
+    "chargeDeclinedStolenCard": Decline(decline_code="stolen_card"),
+    "chargeDeclinedExpiredCard": Decline("Your card has expired.", "expired_card", "expired_card"),
+    "chargeDeclinedIncorrectCvc": Decline("Your card's security code is incorrect.", "incorrect_cvc", "incorrect_cvc"),
+    "chargeDeclinedProcessingError": Decline(
+        "An error occurred while processing your card. Try again in a little bit.",
+        "processing_error",
+        "processing_error",
+    ),
+}
+TEST_ACTIONS = {"authenticationRequired", "threeDSecureRequired", "threeDSecure2Required"}
+TEST_BRANDS = {"visa", "mastercard", "amex", "discover", "visa_debit"}
+
+
+def create(account: Account, parameters: JsonObject) -> JsonObject:
+    """Create an intent, which waits for a payment method."""
+    identifier = random_id("pi_")
+    intent = account.new(
+        "payment_intent",
+        id=identifier,
+        amount=checked_amount(parameters["amount"], param="amount"),
+        currency=checked_currency(parameters["currency"]),
+        client_secret=random_id(f"{identifier}_secret_"),
+        metadata=parameters.get("metadata"),
+        **{name: parameters[name] for name in COPIED if name in parameters},
+    )
+    methods = parameters.get("automatic_payment_methods")
+    if methods is not None:
+        intent["automatic_payment_methods"] = {"allow_redirects": "always", **methods}
+    account.emit("payment_intent.created", intent)
+    return intent
+
+
+def update(account: Account, intent: JsonObject, parameters: JsonObject) -> None:
+    """Change metadata and description; an empty metadata value removes its key."""
+    if "metadata" in parameters:
+        given = parameters["metadata"]
+        merged = intent["metadata"] | given if given else {}
+        intent["metadata"] = {key: value for key, value in merged.items() if value != ""}
+    for name in ("description", "receipt_email"):
+        if name in parameters:
+            intent[name] = parameters[name] or None
+
+
+def set_payment_method(intent: JsonObject, name: str) -> None:
+    """Remember a test payment method; `pm_card_visa` becomes an id of its own, as at Stripe.
+
+    :raises StripeError: when Stripe has no such test payment method
+    """
+    kind = name.removeprefix("pm_card_")
+    brandless = kind.removeprefix("visa_")
+    if not name.startswith("pm_card_") or not (kind in TEST_BRANDS or brandless in {*TEST_DECLINES, *TEST_ACTIONS}):
+        raise invalid(f"No such PaymentMethod: '{name}'", param="payment_method", code="resource_missing")
+    intent["payment_method"] = random_id(f"pm_{brandless}_")
+    if intent["status"] == "requires_payment_method":
+        intent["status"] = "requires_confirmation"
+
+
+def confirm(account: Account, intent: JsonObject) -> None:
+    """Try to take the money with the intent's payment method.
+
+    :raises StripeError: a 402 when the card is declined, a 400 when there is nothing to confirm
+    """
+    if intent["status"] not in UNPAID:
+        raise _unexpected(
+            intent, f"You cannot confirm this PaymentIntent because it has a status of {intent['status']}."
+        )
+    if intent["payment_method"] is None:
+        raise _unexpected(intent, "You cannot confirm this PaymentIntent because it's missing a payment method.")
+    kind = intent["payment_method"].split("_")[1]
+    if kind in TEST_DECLINES:
+        charge = decline(account, intent, TEST_DECLINES[kind])
+        raise charges.declined(charge, intent, TEST_DECLINES[kind])
+    if kind in TEST_ACTIONS:
+        require_action(account, intent)
+    else:
+        pay(account, intent)
+
+
+def pay(account: Account, intent: JsonObject) -> None:
+    """The customer's money arrives, or is held when the intent is to be captured by hand."""
+    if intent["capture_method"] == "manual":
+        authorize(account, intent)
+        return
+    charge = _pending_charge(account, intent) or charges.attempt(account, intent, status="succeeded", captured=True)
+    _leave(intent, "succeeded")
+    charges.succeed(account, charge, captured=True)
+    intent["amount_received"] = intent["amount"]
+    account.emit("payment_intent.succeeded", intent)
+
+
+def authorize(account: Account, intent: JsonObject) -> None:
+    charge = charges.attempt(account, intent, status="succeeded", captured=False)
+    _leave(intent, "requires_capture")
+    intent["amount_capturable"] = intent["amount"]
+    charges.succeed(account, charge, captured=False)
+    account.emit("payment_intent.amount_capturable_updated", intent)
+
+
+def capture(account: Account, intent: JsonObject, amount: int | None = None) -> None:
+    """Take what was authorized, or `amount` of it.
+
+    :raises StripeError: when nothing is authorized, or less than that
+    """
+    if intent["status"] != "requires_capture":
+        raise _unexpected(
+            intent,
+            f"This PaymentIntent could not be captured because it has a status of {intent['status']}. "
+            "Only a PaymentIntent with one of the following statuses may be captured: requires_capture.",
+        )
+    taken = intent["amount_capturable"] if amount is None else checked_amount(amount, param="amount_to_capture")
+    if taken > intent["amount_capturable"]:
+        message = (
+            f"The requested capture amount is greater than the capturable amount of {intent['amount_capturable']}."
+        )
+        raise invalid(message, param="amount_to_capture", code="amount_too_large")
+    _leave(intent, "succeeded")
+    intent |= {"amount_received": taken, "amount_capturable": 0}
+    charges.capture(account, account.objects["charge"][intent["latest_charge"]], taken)
+    account.emit("payment_intent.succeeded", intent)
+
+
+def decline(account: Account, intent: JsonObject, reason: Decline = GENERIC_DECLINE) -> JsonObject:
+    """The attempt fails; the intent waits for another payment method."""
+    charge = _pending_charge(account, intent) or charges.attempt(account, intent, status="failed", captured=False)
+    charges.fail(account, charge, reason)
+    intent["last_payment_error"] = {
+        "charge": charge["id"],
+        "code": reason.code,
+        "decline_code": reason.decline_code,
+        "message": reason.message,
+        "type": "card_error",
+    }
+    intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None, "processing": None}
+    account.emit("payment_intent.payment_failed", intent)
+    return charge
+
+
+def require_action(account: Account, intent: JsonObject) -> None:
+    """The customer has to authenticate, on the sandbox's page of the intent."""
+    url = f"{account.caller.base_url}/intent/{intent['id']}"
+    intent |= {
+        "status": "requires_action",
+        "next_action": {"redirect_to_url": {"return_url": None, "url": url}, "type": "redirect_to_url"},
+    }
+    account.emit("payment_intent.requires_action", intent)
+
+
+def process(account: Account, intent: JsonObject) -> None:
+    """The customer pays by a method that takes days."""
+    charge = charges.attempt(account, intent, status="pending", captured=False)
+    _leave(intent, "processing")
+    account.emit("charge.pending", charge)
+    account.emit("payment_intent.processing", intent)
+
+
+def cancel(account: Account, intent: JsonObject, reason: str | None = None) -> None:
+    """End the intent; what was authorized is given back.
+
+    :raises StripeError: when it has ended already
+    """
+    if intent["status"] not in CANCELABLE:
+        raise _unexpected(
+            intent,
+            f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent "
+            f"with one of the following statuses may be canceled: {', '.join(CANCELABLE)}.",
+        )
+    if intent["status"] == "requires_capture":
+        charges.release(account, account.objects["charge"][intent["latest_charge"]])
+    _leave(intent, "canceled")
+    intent |= {"amount_capturable": 0, "canceled_at": account.clock.now(), "cancellation_reason": reason}
+    account.emit("payment_intent.canceled", intent)
+
+
+def _leave(intent: JsonObject, status: str) -> None:
+    """Move on to the status, without what the former one had left to do."""
+    intent |= {"status": status, "next_action": None, "processing": None}
+    if status != "canceled":
+        intent["last_payment_error"] = None
+        intent["payment_method"] = intent["payment_method"] or random_id("pm_visa_")
+
+
+def _pending_charge(account: Account, intent: JsonObject) -> JsonObject | None:
+    if intent["status"] != "processing":
+        return None
+    return account.objects["charge"][intent["latest_charge"]]
+
+
+def _unexpected(intent: JsonObject, message: str) -> StripeError:
+    return invalid(message, code="payment_intent_unexpected_state", payment_intent=intent)

@@ -1,0 +1,234 @@
+"""The steps of a payment: accepted -> asked -> taken -> finished, each one commit made only by the lease's holder.
+
+A payment can be left at any step, by an outage or by a crash, and be walked further from there by whoever holds the
+lease next. So no step may assume that the one before it was made by the same process.
+"""
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import bindparam, case, func, null, update
+
+from app.errors import ServiceError, StripeRateLimited, StripeRefusal, UpstreamError
+from app.models import Payment, PaymentKind, PaymentStatus, Step, known_status
+from app.services import Services
+from app.services.http import CallContext
+from app.services.leases import HOLDS_LEASE, HeldPayment, LeaseLost, execute, let_go
+from app.services.runs_client import NewRun, RunStatus
+from app.services.stripe_client import CheckoutSession, PaymentIntent
+from app.services.stripe_params import checkout_session_params, payment_intent_params, payment_metadata
+from app.services.tracking import try_to_settle
+
+TASK_NAMES = {
+    PaymentKind.CHECKOUT_SESSION: "create-checkout-session",
+    PaymentKind.PAYMENT_INTENT: "create-payment-intent",
+}
+
+# Before Stripe is asked: what it will be asked for is frozen, and that it was asked can't be forgotten.
+# A first holder knows all runs that were made for the payment, so that none has to be searched for.
+_ASK = (
+    update(Payment)
+    .where(HOLDS_LEASE, Payment.step == Step.ACCEPTED)
+    .values(
+        step=Step.ASKED,
+        run_id=bindparam("new_run_id"),
+        stripe_params=bindparam("new_params"),
+        asked_at=func.now(),
+        run_search_from=case((bindparam("first_hand"), null()), else_=Payment.run_search_from),
+        run_search_until=case((bindparam("first_hand"), null()), else_=Payment.run_search_until),
+        updated_at=func.now(),
+    )
+    .returning(Payment.id)
+)
+
+# Stripe certainly executed nothing: the payment stands as before the ask.
+_TAKE_BACK = (
+    update(Payment)
+    .where(HOLDS_LEASE, Payment.step == Step.ASKED)
+    .values(step=Step.ACCEPTED, stripe_params=null(), asked_at=null(), updated_at=func.now())
+    .returning(Payment.id)
+)
+
+# Stripe's answer: from here on, every retry is given it.
+_TAKE = (
+    update(Payment)
+    .where(HOLDS_LEASE, Payment.step == Step.ASKED)
+    .values(
+        step=Step.TAKEN,
+        answer_status=bindparam("new_answer_status"),
+        answer=bindparam("new_answer"),
+        status=bindparam("new_status"),
+        stripe_payment_intent_id=bindparam("intent_id"),
+        stripe_checkout_session_id=bindparam("session_id"),
+        stripe_subscription_id=bindparam("subscription_id"),
+        stripe_customer_id=func.coalesce(bindparam("customer_id"), Payment.stripe_customer_id),
+        amount_in_cents=func.coalesce(bindparam("new_amount"), Payment.amount_in_cents),
+        currency=func.coalesce(bindparam("new_currency"), Payment.currency),
+        updated_at=func.now(),
+    )
+    .returning(Payment.id)
+)
+
+
+def walk(payment: HeldPayment, services: Services, context: CallContext) -> dict[str, Any]:
+    """Take a payment as far as it goes. What fails leaves it where it stands, for a retry or for recovery.
+
+    :raises StripeRefusal: when Stripe refuses for good; that is kept as the payment's answer.
+    :raises ServiceError: when it can't go on now.
+    """
+    try:
+        payment, is_first_ask = _ask(payment, services, context)
+        answer = _take(payment, services, context, is_first_ask=is_first_ask)
+    except StripeRefusal:
+        try_to_settle(replace(payment, step=Step.TAKEN), services, context, taken=False)
+        raise
+    except ServiceError:
+        let_go(payment, services)
+        raise
+    try_to_settle(replace(payment, step=Step.TAKEN), services, context, taken=True)
+    return answer
+
+
+def _ask(payment: HeldPayment, services: Services, context: CallContext) -> tuple[HeldPayment, bool]:
+    """Make the run and freeze Stripe's parameters; also tell whether Stripe was never asked before."""
+    if payment.step is not Step.ACCEPTED:
+        return payment, False
+    run_id, is_new_run = payment.run_id, False
+    if run_id is None and payment.org_id is not None:
+        run_id, is_new_run = _create_run(payment, services, context), True
+    asked = replace(payment, step=Step.ASKED, run_id=run_id, stripe_params=_stripe_params(payment, run_id))
+    if not execute(
+        services,
+        _ASK,
+        payment,
+        new_run_id=run_id,
+        new_params=asked.stripe_params,
+        first_hand=payment.first_hand,
+    ):
+        if is_new_run and run_id is not None:
+            services.runs.end(run_id, RunStatus.FAILED, context)
+        raise LeaseLost
+    return asked, True
+
+
+def _create_run(payment: HeldPayment, services: Services, context: CallContext) -> str:
+    request = payment.request
+    return services.runs.create(
+        NewRun(
+            org_id=request["org_id"],
+            app_id=payment.app_id,
+            task_name=TASK_NAMES[payment.kind],
+            idempotency_key=payment.upstream_key,
+            parent_run_id=_as_uuid(request.get("run_id")),
+            brand_id=request.get("brand_id"),
+            campaign_id=request.get("campaign_id"),
+        ),
+        context,
+    )
+
+
+def _as_uuid(run_id: str | None) -> str | None:
+    """The caller's run, when it can be one: runs-service knows its runs by UUID, and refuses any other parent."""
+    try:
+        return run_id and str(uuid.UUID(run_id))
+    except ValueError:
+        return None
+
+
+def _stripe_params(payment: HeldPayment, run_id: str | None) -> dict[str, Any]:
+    metadata = payment_metadata(
+        payment.request.get("metadata", {}),
+        payment_id=str(payment.id),
+        app_id=payment.app_id,
+        run_id=run_id,
+        org_id=payment.org_id,
+    )
+    if payment.kind is PaymentKind.CHECKOUT_SESSION:
+        return {**checkout_session_params(payment.request, metadata)}
+    return {**payment_intent_params(payment.request, metadata)}
+
+
+def _take(payment: HeldPayment, services: Services, context: CallContext, *, is_first_ask: bool) -> dict[str, Any]:
+    """Have Stripe make the object, record it, and return the answer for the caller."""
+    try:
+        record, answer = _have_stripe_make(payment, services, context)
+    except StripeRefusal as refusal:
+        _record_refusal(payment, refusal, services)
+        raise
+    except (StripeRateLimited, UpstreamError) as error:
+        # That this try wasn't executed says nothing about an earlier one.
+        if is_first_ask and (isinstance(error, StripeRateLimited) or error.executed is False):
+            execute(services, _TAKE_BACK, payment)
+        raise
+    if not execute(services, _TAKE, payment, **record):
+        raise LeaseLost
+    return answer
+
+
+def _have_stripe_make(
+    payment: HeldPayment, services: Services, context: CallContext
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ask Stripe; return what to record and what to answer."""
+    params: Any = payment.stripe_params
+    if payment.kind is PaymentKind.CHECKOUT_SESSION:
+        session = services.stripe.create_checkout_session(
+            payment.app_id, params, idempotency_key=payment.upstream_key, context=context
+        )
+        return _record_of_session(payment, session)
+    intent = services.stripe.create_payment_intent(
+        payment.app_id, params, idempotency_key=payment.upstream_key, context=context
+    )
+    return _record_of_intent(payment, intent)
+
+
+def _record_of_session(payment: HeldPayment, session: CheckoutSession) -> tuple[dict[str, Any], dict[str, Any]]:
+    answer = {"success": True, "payment_id": str(payment.id), "session_id": session.id, "url": session.url}
+    record = {
+        "new_answer_status": 200,
+        "new_answer": answer,
+        "new_status": PaymentStatus.CHECKOUT_CREATED,
+        "intent_id": session.payment_intent_id,
+        "session_id": session.id,
+        "subscription_id": session.subscription_id,
+        "customer_id": session.customer_id,
+        "new_amount": session.amount_total,
+        "new_currency": session.currency,
+    }
+    return record, answer
+
+
+def _record_of_intent(payment: HeldPayment, intent: PaymentIntent) -> tuple[dict[str, Any], dict[str, Any]]:
+    answer = {
+        "success": True,
+        "payment_id": str(payment.id),
+        "payment_intent_id": intent.id,
+        "status": intent.status,
+    }
+    record = {
+        "new_answer_status": 200,
+        "new_answer": answer,
+        "new_status": known_status(intent.status),
+        "intent_id": intent.id,
+        "session_id": None,
+        "subscription_id": None,
+        "customer_id": intent.customer_id,
+        "new_amount": intent.amount,
+        "new_currency": intent.currency,
+    }
+    return record, {**answer, "client_secret": intent.client_secret}
+
+
+def _record_refusal(payment: HeldPayment, refusal: StripeRefusal, services: Services) -> None:
+    answer = {"error": refusal.sentence, "code": refusal.code}
+    nothing = dict.fromkeys(("intent_id", "session_id", "subscription_id", "customer_id", "new_amount", "new_currency"))
+    if not execute(
+        services,
+        _TAKE,
+        payment,
+        new_answer_status=refusal.status,
+        new_answer=answer,
+        new_status=PaymentStatus.REJECTED,
+        **nothing,
+    ):
+        raise LeaseLost
