@@ -76,6 +76,13 @@ class PaymentStatus(StrEnum):
     DISPUTED = "disputed"
 
 
+# A failed try is no end; and what succeeded may be refunded or disputed, which Stripe lists apart.
+OPEN_PAYMENTS = (
+    "step IN ('taken', 'finished') AND status IN ('checkout_created', 'requires_payment_method',"
+    " 'requires_confirmation', 'requires_action', 'processing', 'requires_capture', 'pending', 'failed')"
+)
+
+
 def known_status(stripe_status: str) -> PaymentStatus:
     """Ours for the status of a payment intent that was just made; one that Stripe has yet to invent is unpaid."""
     try:
@@ -133,12 +140,17 @@ class Payment(Base):
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     lease_token: Mapped[uuid.UUID]
     lease_until: Mapped[datetime]
+    # What recovery did last and when it tries again, where it had to give up for now.
+    recovery_tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    recover_at: Mapped[datetime | None]
     # Between these two moments a run may have been made that no row knows.
     run_search_from: Mapped[datetime | None]
     run_search_until: Mapped[datetime | None]
     # JSON and not JSONB, which would put the keys in another order: Stripe is asked again with the same bytes.
     stripe_params: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     asked_at: Mapped[datetime | None]
+    # Stripe stored a failure for the first idempotency key and was asked under a second one.
+    asked_anew: Mapped[bool] = mapped_column(server_default=text("false"))
     answer_status: Mapped[int | None] = mapped_column(SmallInteger)
     answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
@@ -193,6 +205,11 @@ class Payment(Base):
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
+        # What recovery has to look at.
+        Index("ix_payments_lease_until", "lease_until", postgresql_where=text("step <> 'finished'")),
+        _where_known("run_search_until"),
+        # What reconciliation reads where Stripe lists the events no more.
+        Index("ix_payments_app_id_open", "app_id", "created_at", "id", postgresql_where=text(OPEN_PAYMENTS)),
         # Lists, newest first, and statistics.
         *(
             Index(f"ix_payments_{column}_created_at", column, text("created_at DESC"), text("id DESC"))
@@ -246,5 +263,16 @@ class StripeEvent(Base):
         Index("ix_stripe_events_payment_id", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
         # Those that wait for a payment to learn an id of theirs, and are let go when none does.
         Index("ix_stripe_events_refs", "refs", postgresql_using="gin", postgresql_where=text("payment_id IS NULL")),
-        Index("ix_stripe_events_received_at", "received_at", postgresql_where=text("payment_id IS NULL")),
+        Index("ix_stripe_events_received_at", "received_at"),
     )
+
+
+class EventCursor(Base):
+    """Up to when an app's events were asked for, and until when one process has the asking to itself."""
+
+    __tablename__ = "event_cursors"
+
+    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    reconciled_until: Mapped[datetime | None]
+    lease_token: Mapped[uuid.UUID]
+    lease_until: Mapped[datetime]

@@ -122,13 +122,20 @@ def app(settings: Settings) -> Iterator[Flask]:
         with engine.begin() as connection:
             empty(connection)
     yield application
-    engine.dispose()
+    dispose(application)
+
+
+def dispose(application: Flask) -> None:
+    """Close an application's connections."""
+    with application.app_context():
+        application.extensions["sqlalchemy"].engine.dispose()
 
 
 def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
     connection.execute(text("DELETE FROM stripe_events"))
     connection.execute(text("DELETE FROM payments"))
+    connection.execute(text("DELETE FROM event_cursors"))
 
 
 @pytest.fixture

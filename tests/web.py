@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.waiting import wait_until
@@ -54,6 +55,10 @@ class WebProcess:
             return requests.get(f"{self.url}/health", timeout=2).ok
         except requests.ConnectionError:
             return False
+
+    def workers(self) -> list[int]:
+        """The process ids of gunicorn's workers."""
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
 
     def post(self, path: str, body: object, **headers: str) -> requests.Response:
         return requests.post(self.url + path, json=body, headers={"X-API-Key": API_KEY, **headers}, timeout=60)

@@ -235,6 +235,7 @@ _FIND_AND_LOCK = (
     .limit(1)
     .with_for_update()
 )
+_FIND_BY_ID = select(Payment.id).where(_known_by_id, or_(_app.is_(None), Payment.app_id == _app)).limit(1)
 _LOCK = select(*_ROW).where(Payment.id == bindparam("payment_id")).with_for_update()
 
 _NEW = insert(StripeEvent).values(
@@ -343,6 +344,18 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     elif learned:
         adopt_events(payment.id, services=services)
     return Receipt(Outcome.STORED if stored else Outcome.DUPLICATE, payment.id if payment else None)
+
+
+def join_waiting_event(refs: list[str], app_id: str, *, services: Services) -> bool:
+    """Join a stored event that has no payment, when one knows its ids by now."""
+    if not refs:
+        return False
+    with services.database.connect() as connection:
+        payment = connection.execute(_FIND_BY_ID, {"any_ref": refs, "of_app": app_id or None}).one_or_none()
+    if payment is None:
+        return False
+    adopt_events(payment.id, services=services)
+    return True
 
 
 def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:

@@ -4,15 +4,15 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, update
+from sqlalchemy import bindparam, func, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
 from app.errors import ServiceError, UpstreamError
-from app.models import Payment, PaymentKind, Step
+from app.models import Payment, PaymentKind, PaymentStatus, Step
 from app.services import Services
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ class HeldPayment:
     org_id: str | None
     run_id: str | None
     stripe_params: Mapping[str, Any] | None = None
+    asked_at: datetime | None = None
+    asked_anew: bool = False
+    status: str = PaymentStatus.CREATING
     first_hand: bool = False
 
     @property
@@ -67,6 +70,9 @@ HELD_COLUMNS = (
     Payment.org_id,
     Payment.run_id,
     Payment.stripe_params,
+    Payment.asked_at,
+    Payment.asked_anew,
+    Payment.status,
 )
 LEASE = func.now() + bindparam("lease")
 HOLDS_LEASE = (Payment.id == bindparam("payment_id")) & (Payment.lease_token == bindparam("token"))
@@ -79,8 +85,9 @@ _LET_GO = (
 )
 
 
-def held_payment(row: Row[Any]) -> HeldPayment:
-    return HeldPayment(**{**row._mapping, "kind": PaymentKind(row.kind), "step": Step(row.step)})
+def held_payment(columns: Mapping[Any, Any]) -> HeldPayment:
+    """A payment from its `HELD_COLUMNS`."""
+    return HeldPayment(**{**columns, "kind": PaymentKind(columns["kind"]), "step": Step(columns["step"])})
 
 
 def execute(services: Services, statement: Executable, payment: HeldPayment, **values: Any) -> bool:
@@ -88,6 +95,11 @@ def execute(services: Services, statement: Executable, payment: HeldPayment, **v
     with services.database.connect() as connection:
         result = connection.execute(statement, {"payment_id": payment.id, "token": payment.lease_token, **values})
         return result.one_or_none() is not None
+
+
+def reason_of(error: Exception | None) -> str | None:
+    """What an upstream did, in a few words of ours."""
+    return f"{error.upstream} {error.reason}" if isinstance(error, UpstreamError) else None
 
 
 def lease_of(services: Services) -> timedelta:
@@ -98,8 +110,7 @@ def let_go(
     payment: HeldPayment, services: Services, *, pause: timedelta = timedelta(0), error: Exception | None = None
 ) -> None:
     """End the lease early, so that a retry need not wait for it; if that fails, it lapses by itself."""
-    reason = f"{error.upstream} {error.reason}" if isinstance(error, UpstreamError) else None
     try:
-        execute(services, _LET_GO, payment, pause=pause, new_tracking_error=reason)
+        execute(services, _LET_GO, payment, pause=pause, new_tracking_error=reason_of(error))
     except SQLAlchemyError:
         log.warning("the lease of payment %s could not be ended; it lapses by itself", payment.id)

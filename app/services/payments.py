@@ -4,11 +4,10 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Row, bindparam, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StripeRefusal
@@ -16,11 +15,7 @@ from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.http import CallContext
 from app.services.leases import HELD_COLUMNS, LEASE, HeldPayment, execute, held_payment, lease_of
-from app.services.steps import walk
-
-# Stripe keeps idempotency keys for at least 24 hours; an hour is left for clocks and for the call itself.
-# https://docs.stripe.com/api/idempotent_requests
-STRIPE_IDEMPOTENCY_WINDOW = timedelta(hours=23)
+from app.services.steps import STRIPE_IDEMPOTENCY_WINDOW, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +105,7 @@ _TAKE_OVER = (
         run_id=_unless_restarted(case((Payment.org_id.is_(None), Payment.run_id)), Payment.run_id),
         stripe_params=_unless_restarted(null(), Payment.stripe_params),
         asked_at=_unless_restarted(null(), Payment.asked_at),
+        asked_anew=_unless_restarted(false(), Payment.asked_anew),
         tracking_state=_unless_restarted(
             case(
                 (Payment.run_id.is_(None) & Payment.org_id.is_(None), TrackingState.NONE), else_=TrackingState.PENDING
@@ -208,7 +204,7 @@ def _answer_again(known: Row[Any], request: PaymentRequest, services: Services, 
         ).one_or_none()
     if row is None:
         raise IdempotencyKeyInUse
-    return walk(held_payment(row), services, context)
+    return walk(held_payment(row._mapping), services, context)
 
 
 def _replay(known: Row[Any], services: Services, context: CallContext) -> dict[str, Any]:

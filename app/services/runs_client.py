@@ -32,6 +32,7 @@ class Run:
 
     id: str
     status: str
+    app_id: str | None = None
     costs: Counter[str] = field(default_factory=Counter)
 
 
@@ -179,7 +180,7 @@ def _read_run(answer: Any) -> Run:
         costs: Counter[str] = Counter()
         for cost in answer.get("costs") or ():
             costs[cost["costName"]] += int(cost["quantity"])
-        run = Run(answer["id"], answer.get("status", ""), costs)
+        run = Run(answer["id"], answer.get("status", ""), answer.get("appId"), costs)
     except (AttributeError, KeyError, TypeError, ValueError):
         run = None
     if run is None or not (isinstance(run.id, str) and run.id):

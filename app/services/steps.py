@@ -6,6 +6,7 @@ lease next. So no step may assume that the one before it was made by the same pr
 
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, case, func, null, update
@@ -19,6 +20,10 @@ from app.services.runs_client import NewRun, RunStatus
 from app.services.stripe_client import CheckoutSession, PaymentIntent
 from app.services.stripe_params import checkout_session_params, payment_intent_params, payment_metadata
 from app.services.tracking import try_to_settle
+
+# Stripe keeps idempotency keys for at least 24 hours; an hour is left for clocks and for the call itself.
+# https://docs.stripe.com/api/idempotent_requests
+STRIPE_IDEMPOTENCY_WINDOW = timedelta(hours=23)
 
 TASK_NAMES = {
     PaymentKind.CHECKOUT_SESSION: "create-checkout-session",
@@ -81,12 +86,12 @@ def walk(payment: HeldPayment, services: Services, context: CallContext) -> dict
         payment, is_first_ask = _ask(payment, services, context)
         answer = _take(payment, services, context, is_first_ask=is_first_ask)
     except StripeRefusal:
-        try_to_settle(replace(payment, step=Step.TAKEN), services, context, taken=False)
+        try_to_settle(replace(payment, step=Step.TAKEN, status=PaymentStatus.REJECTED), services, context)
         raise
     except ServiceError:
         let_go(payment, services)
         raise
-    try_to_settle(replace(payment, step=Step.TAKEN), services, context, taken=True)
+    try_to_settle(replace(payment, step=Step.TAKEN), services, context)
     return answer
 
 
@@ -152,7 +157,7 @@ def _stripe_params(payment: HeldPayment, run_id: str | None) -> dict[str, Any]:
 def _take(payment: HeldPayment, services: Services, context: CallContext, *, is_first_ask: bool) -> dict[str, Any]:
     """Have Stripe make the object, record it, and return the answer for the caller."""
     try:
-        record, answer = _have_stripe_make(payment, services, context)
+        made = _have_stripe_make(payment, services, context)
     except StripeRefusal as refusal:
         _record_refusal(payment, refusal, services)
         raise
@@ -161,6 +166,18 @@ def _take(payment: HeldPayment, services: Services, context: CallContext, *, is_
         if is_first_ask and (isinstance(error, StripeRateLimited) or error.executed is False):
             execute(services, _TAKE_BACK, payment)
         raise
+    return record_taken(payment, made, services)
+
+
+def record_taken(payment: HeldPayment, made: CheckoutSession | PaymentIntent, services: Services) -> dict[str, Any]:
+    """Record what Stripe made, and return the answer for the caller.
+
+    :raises LeaseLost: when another process holds the payment by now.
+    """
+    if isinstance(made, CheckoutSession):
+        record, answer = _record_of_session(payment, made)
+    else:
+        record, answer = _record_of_intent(payment, made)
     if not execute(services, _TAKE, payment, **record):
         raise LeaseLost
     return answer
@@ -168,18 +185,11 @@ def _take(payment: HeldPayment, services: Services, context: CallContext, *, is_
 
 def _have_stripe_make(
     payment: HeldPayment, services: Services, context: CallContext
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Ask Stripe; return what to record and what to answer."""
+) -> CheckoutSession | PaymentIntent:
     params: Any = payment.stripe_params
-    if payment.kind is PaymentKind.CHECKOUT_SESSION:
-        session = services.stripe.create_checkout_session(
-            payment.app_id, params, idempotency_key=payment.upstream_key, context=context
-        )
-        return _record_of_session(payment, session)
-    intent = services.stripe.create_payment_intent(
-        payment.app_id, params, idempotency_key=payment.upstream_key, context=context
-    )
-    return _record_of_intent(payment, intent)
+    is_checkout = payment.kind is PaymentKind.CHECKOUT_SESSION
+    create = services.stripe.create_checkout_session if is_checkout else services.stripe.create_payment_intent
+    return create(payment.app_id, params, idempotency_key=payment.upstream_key, context=context)
 
 
 def _record_of_session(payment: HeldPayment, session: CheckoutSession) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,14 +3,23 @@
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import stripe
 from cachetools import LRUCache, cached
-from stripe.params import PaymentIntentCreateParams
+from stripe.params import (
+    CouponCreateParams,
+    PaymentIntentCreateParams,
+    PriceCreateParams,
+    PriceListParams,
+    ProductCreateParams,
+)
 from stripe.params.checkout import SessionCreateParams
 
 from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
@@ -19,11 +28,15 @@ from app.services.key_client import KeyClient, Provider
 
 UPSTREAM = "Stripe"
 MAX_CLIENTS = 1_000
+PAGE_SIZE = 100
+MAX_PRICES = 10_000
 MAX_MESSAGE_LENGTH = 500
 
 T = TypeVar("T")
 
 _deadline: ContextVar[Deadline] = ContextVar("stripe_deadline")
+# What can be one segment of a path: any other id would lead to another route of Stripe's.
+_SEGMENT = re.compile(r"(?!\.+$)[^/\x00]+")
 _SECRET = re.compile(r"\b(sk|rk|whsec)_\w[\w*]*|\w+_secret_\w+")
 
 # The SDK logs whole bodies at DEBUG, and a request's URL at INFO; the first hold secrets.
@@ -56,6 +69,53 @@ class PaymentIntent:
     customer_id: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What we use of Stripe's product."""
+
+    id: str
+    name: str
+    description: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What we use of Stripe's price. The amount is in the currency's smallest unit; a tiered price has none."""
+
+    id: str
+    product_id: str
+    unit_amount: int | None
+    currency: str
+    active: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coupon:
+    """What we use of Stripe's coupon. It takes off a percentage, or an amount in the currency's smallest unit."""
+
+    id: str
+    name: str | None
+    percent_off: float | None
+    amount_off: int | None
+    currency: str | None
+    duration: str
+    valid: bool
+
+
+@dataclass(frozen=True)
+class _Page:
+    objects: list[dict[str, Any]]
+    has_more: bool
+
+
+class NoSuchObject(StripeRefusal):
+    """Stripe has no object of that id."""
+
+
+class ObjectExists(StripeRefusal):
+    """Stripe has another object of that id."""
+
+
 class StripeKeyRefused(UpstreamError):
     """Stripe answered 401 or 403: nothing was executed."""
 
@@ -67,6 +127,10 @@ class IdempotencyMismatch(UpstreamError):
     """Stripe knows our idempotency key with other parameters: something was executed under it, and not this."""
 
     code = "stripe_idempotency_mismatch"
+
+
+class IdempotencyKeyExecuting(UpstreamUnavailable):
+    """Stripe is still executing another request under our idempotency key."""
 
 
 class ReplayedFailure(UpstreamError):
@@ -150,6 +214,133 @@ class Stripe:
         answer = self._call(app_id, "get", f"/v1/payment_intents/{payment_intent_id}", {}, None, context)
         return _read(_payment_intent, answer)
 
+    def create_product(
+        self, app_id: str, params: ProductCreateParams, *, idempotency_key: str, context: CallContext
+    ) -> Product:
+        """https://docs.stripe.com/api/products/create
+
+        :raises ObjectExists: when there is one of that id.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_product, self._call(app_id, "post", "/v1/products", params, idempotency_key, context))
+
+    def retrieve_product(self, app_id: str, product_id: str, context: CallContext) -> Product:
+        """https://docs.stripe.com/api/products/retrieve
+
+        :raises NoSuchObject: when there is none.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_product, self._retrieve(app_id, "products", product_id, context))
+
+    def create_price(
+        self, app_id: str, params: PriceCreateParams, *, idempotency_key: str, context: CallContext
+    ) -> Price:
+        """https://docs.stripe.com/api/prices/create
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_price, self._call(app_id, "post", "/v1/prices", params, idempotency_key, context))
+
+    def retrieve_price(self, app_id: str, price_id: str, context: CallContext) -> Price:
+        """https://docs.stripe.com/api/prices/retrieve
+
+        :raises NoSuchObject: when there is none.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_price, self._retrieve(app_id, "prices", price_id, context))
+
+    def list_active_prices(self, app_id: str, product_id: str, context: CallContext) -> list[Price]:
+        """All active prices of a product, newest first. https://docs.stripe.com/api/prices/list
+
+        :raises NoSuchObject: when Stripe says that there is no such product.
+        :raises UpstreamError: also when there are more than `MAX_PRICES`.
+        :raises StripeRefusal, StripeRateLimited: as for a checkout session.
+        """
+        _require_possible(product_id)
+        filters: PriceListParams = {"product": product_id, "active": True}
+        prices = self.list_objects(app_id, "/v1/prices", filters, new_context=lambda: context)
+        listed = [_read(_price, price) for price in islice(prices, MAX_PRICES + 1)]
+        if len(listed) > MAX_PRICES:
+            too_many = f"{UPSTREAM} lists more than {MAX_PRICES} active prices of this product"
+            raise UpstreamError(UPSTREAM, reason="the list is too long", sentence=too_many)
+        return listed
+
+    def create_coupon(
+        self, app_id: str, params: CouponCreateParams, *, idempotency_key: str, context: CallContext
+    ) -> Coupon:
+        """https://docs.stripe.com/api/coupons/create
+
+        :raises ObjectExists: when there is one of that id.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_coupon, self._call(app_id, "post", "/v1/coupons", params, idempotency_key, context))
+
+    def retrieve_coupon(self, app_id: str, coupon_id: str, context: CallContext) -> Coupon:
+        """https://docs.stripe.com/api/coupons/retrieve
+
+        :raises NoSuchObject: when there is none.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        """
+        return _read(_coupon, self._retrieve(app_id, "coupons", coupon_id, context))
+
+    def find_checkout_session(
+        self, app_id: str, payment_id: str, *, created_after: datetime, context: CallContext
+    ) -> CheckoutSession | None:
+        """The session that carries a payment's id in its metadata, looked for among those made since a time.
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
+        """
+        made = self._find_made(app_id, "/v1/checkout/sessions", payment_id, created_after, context)
+        return None if made is None else _read(_checkout_session, made)
+
+    def find_payment_intent(
+        self, app_id: str, payment_id: str, *, created_after: datetime, context: CallContext
+    ) -> PaymentIntent | None:
+        """The intent that carries a payment's id in its metadata, looked for among those made since a time.
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
+        """
+        made = self._find_made(app_id, "/v1/payment_intents", payment_id, created_after, context)
+        return None if made is None else _read(_payment_intent, made)
+
+    def list_objects(
+        self, app_id: str, path: str, filters: Mapping[str, Any], *, new_context: Callable[[], CallContext]
+    ) -> Iterator[dict[str, Any]]:
+        """All objects of one of Stripe's lists, newest first. https://docs.stripe.com/api/pagination
+
+        :param path: such as `/v1/events`
+        :param new_context: called before each page, since a long list takes longer than any one call may
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating a checkout session.
+        """
+        after: dict[str, str] = {}
+        while True:
+            params = {**filters, "limit": PAGE_SIZE, **after}
+            page = _read(_page, self._call(app_id, "get", path, params, None, new_context()))
+            yield from page.objects
+            if not (page.has_more and page.objects):
+                return
+            after = {"starting_after": page.objects[-1]["id"]}
+
+    def retrieve_object(self, app_id: str, path: str, context: CallContext) -> dict[str, Any]:
+        """One object as Stripe shows it now.
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating a checkout session.
+        """
+        return _read(_any_object, self._call(app_id, "get", path, {}, None, context))
+
+    def _retrieve(self, app_id: str, resource: str, object_id: str, context: CallContext) -> object:
+        _require_possible(object_id)
+        return self._call(app_id, "get", f"/v1/{resource}/{quote(object_id, safe='')}", {}, None, context)
+
+    def _find_made(
+        self, app_id: str, path: str, payment_id: str, created_after: datetime, context: CallContext
+    ) -> dict[str, Any] | None:
+        filters = {"created": {"gte": int(created_after.timestamp())}}
+        for made in self.list_objects(app_id, path, filters, new_context=lambda: context):
+            if (made.get("metadata") or {}).get("paymentId") == payment_id:
+                return made
+        return None
+
     def _call(
         self,
         app_id: str,
@@ -208,10 +399,16 @@ def _our_error(error: stripe.StripeError) -> Exception:
             return IdempotencyMismatch(UPSTREAM, reason="knows this idempotency key with other parameters")
         case stripe.RateLimitError():
             return StripeRateLimited()
+        case stripe.InvalidRequestError(code="resource_missing"):
+            return _refusal(error, status=400, kind=NoSuchObject)
+        case stripe.InvalidRequestError(code="resource_already_exists"):
+            return _refusal(error, status=400, kind=ObjectExists)
         case stripe.InvalidRequestError():
             return _refusal(error, status=400)
         case stripe.AuthenticationError() | stripe.PermissionError():
             return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
+        case stripe.APIError(http_status=409, error=stripe.ErrorObject(code="idempotency_key_in_use")):
+            return IdempotencyKeyExecuting(UPSTREAM, reason=reason)
     if status is not None and status >= 500 and (error.headers or {}).get("idempotent-replayed") == "true":
         return ReplayedFailure(UPSTREAM, reason=f"replayed a {status}")
     if status in (409, 502, 503, 504):
@@ -219,10 +416,10 @@ def _our_error(error: stripe.StripeError) -> Exception:
     return UpstreamError(UPSTREAM, reason=reason)
 
 
-def _refusal(error: stripe.StripeError, *, status: int) -> StripeRefusal:
+def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal] = StripeRefusal) -> StripeRefusal:
     message = error.user_message if isinstance(error.user_message, str) else "Stripe refused the request"
     code = error.code if isinstance(error.code, str) and error.code else "invalid_request"
-    return StripeRefusal(_SECRET.sub("[redacted]", message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
+    return kind(_SECRET.sub("[redacted]", message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
 
 
 def _read(parse: Callable[[dict[str, Any]], T], answer: object) -> T:
@@ -230,6 +427,19 @@ def _read(parse: Callable[[dict[str, Any]], T], answer: object) -> T:
         return parse(cast(dict[str, Any], answer))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UpstreamError(UPSTREAM, reason="answered another object than was asked for") from None
+
+
+def _page(answer: dict[str, Any]) -> _Page:
+    _require(answer, "list")
+    objects = answer["data"]
+    for listed in objects:
+        _text(listed["id"])
+    return _Page(objects, bool(answer["has_more"]))
+
+
+def _any_object(answer: dict[str, Any]) -> dict[str, Any]:
+    _text(answer["object"])
+    return answer
 
 
 def _checkout_session(answer: dict[str, Any]) -> CheckoutSession:
@@ -257,6 +467,44 @@ def _payment_intent(answer: dict[str, Any]) -> PaymentIntent:
     )
 
 
+def _product(answer: dict[str, Any]) -> Product:
+    _require(answer, "product")
+    return Product(id=_text(answer["id"]), name=_text(answer["name"]), description=answer.get("description"))
+
+
+def _price(answer: dict[str, Any]) -> Price:
+    _require(answer, "price")
+    return Price(
+        id=_text(answer["id"]),
+        product_id=_text(_id_of(answer["product"])),
+        unit_amount=_optional(int, answer.get("unit_amount")),
+        currency=_text(answer["currency"]),
+        active=bool(answer["active"]),
+    )
+
+
+def _coupon(answer: dict[str, Any]) -> Coupon:
+    _require(answer, "coupon")
+    return Coupon(
+        id=_text(answer["id"]),
+        name=answer.get("name"),
+        percent_off=_optional(float, answer.get("percent_off")),
+        amount_off=_optional(int, answer.get("amount_off")),
+        currency=answer.get("currency"),
+        duration=_text(answer["duration"]),
+        valid=bool(answer["valid"]),
+    )
+
+
+def _require_possible(object_id: str) -> None:
+    """Ask Stripe for no id that can't be one segment of a path.
+
+    :raises NoSuchObject: when it can't be.
+    """
+    if not _SEGMENT.fullmatch(object_id):
+        raise NoSuchObject("No such object", status=400, code="resource_missing")
+
+
 def _require(answer: dict[str, Any], kind: str) -> None:
     if answer["object"] != kind:
         raise ValueError(f"not a {kind}")
@@ -266,6 +514,10 @@ def _text(value: object) -> str:
     if not (isinstance(value, str) and value):
         raise TypeError("not a string")
     return value
+
+
+def _optional(read: Callable[[Any], T], value: Any) -> T | None:
+    return None if value is None else read(value)
 
 
 def _id_of(reference: Any) -> str | None:

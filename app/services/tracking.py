@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, func, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import ServiceError, is_database_outage
-from app.models import Payment, PaymentKind, Step, TrackingState
+from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events import adopt_early_events
 from app.services.http import CallContext
@@ -35,35 +35,40 @@ _FINISH = (
 )
 
 
-def try_to_settle(payment: HeldPayment, services: Services, context: CallContext, *, taken: bool) -> None:
+def try_to_settle(payment: HeldPayment, services: Services, context: CallContext) -> None:
     """Settle now; what runs-service or the database doesn't take is left on the row for recovery.
 
     Stripe's answer is recorded, so the caller hears that whatever happens here.
     """
     try:
-        if taken:
-            adopt_early_events(payment.id, services=services)
-        settle(payment, services, context, taken=taken)
+        settle(payment, services, context)
     except (ServiceError, SQLAlchemyError) as error:
         expected = isinstance(error, ServiceError) or is_database_outage(error)
         log.warning("payment %s is left to be settled by recovery: %s", payment.id, error, exc_info=not expected)
-        # Nobody can tell yet whether a cost was added: what is under way must have ended before the run is read.
-        pause = timedelta(seconds=2 * services.runs.timeout_seconds)
-        let_go(payment, services, pause=pause, error=error)
+        let_go(payment, services, pause=ambiguity_pause(services), error=error)
 
 
-def settle(payment: HeldPayment, services: Services, context: CallContext, *, taken: bool) -> None:
-    """Add the cost of what Stripe took, end the run if it is ours, and finish."""
-    if payment.run_id is None:
-        _finish(payment, services, TrackingState.NONE)
-        return
+def ambiguity_pause(services: Services) -> timedelta:
+    """How long a call that timed out may still be executed: a run is read only after that."""
+    return timedelta(seconds=2 * services.runs.timeout_seconds)
+
+
+def settle(payment: HeldPayment, services: Services, context: CallContext, *, cost_is_missing: bool = True) -> None:
+    """Fold what came early, add the cost of what Stripe took, end the run if it is ours, and finish.
+
+    :raises ServiceError: when runs-service doesn't take it now.
+    """
+    taken = payment.status != PaymentStatus.REJECTED
     refusals = []
     if taken:
+        adopt_early_events(payment.id, services=services)
+    if payment.run_id and taken and cost_is_missing:
         refusals.append(_add_cost(payment, payment.run_id, services, context))
-    if payment.org_id is not None:
+    if payment.run_id and payment.org_id:
         refusals.append(_end_run(payment.run_id, services, context, taken=taken))
     error = "; ".join(filter(None, refusals)) or None
-    _finish(payment, services, TrackingState.FAILED if error else TrackingState.COMPLETE, error)
+    state = TrackingState.FAILED if error else TrackingState.COMPLETE
+    finish(payment, services, state if payment.run_id else TrackingState.NONE, error)
 
 
 def _add_cost(payment: HeldPayment, run_id: str, services: Services, context: CallContext) -> str | None:
@@ -85,8 +90,12 @@ def _end_run(run_id: str, services: Services, context: CallContext, *, taken: bo
     return None
 
 
-def _finish(
+def finish(
     payment: HeldPayment, services: Services, tracking_state: TrackingState, tracking_error: str | None = None
 ) -> None:
+    """Record that nothing is left to do.
+
+    :raises LeaseLost: when another process holds the payment by now.
+    """
     if not execute(services, _FINISH, payment, new_tracking_state=tracking_state, new_tracking_error=tracking_error):
         raise LeaseLost

@@ -16,6 +16,14 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "event_cursors",
+        sa.Column("app_id", sa.String(length=200), nullable=False),
+        sa.Column("reconciled_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("lease_token", sa.Uuid(), nullable=False),
+        sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("app_id", name=op.f("pk_event_cursors")),
+    )
+    op.create_table(
         "payments",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("kind", sa.String(length=20), nullable=False),
@@ -34,10 +42,13 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("lease_token", sa.Uuid(), nullable=False),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("recovery_tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("recover_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("run_search_from", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("run_search_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("stripe_params", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("asked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("asked_anew", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer_status", sa.SmallInteger(), nullable=True),
         sa.Column("answer", postgresql.JSON(astext_type=sa.Text()), nullable=True),
         sa.Column("stripe_payment_intent_id", sa.String(length=255), nullable=True),
@@ -89,6 +100,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
     )
     op.create_index(
+        "ix_payments_app_id_open",
+        "payments",
+        ["app_id", "created_at", "id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "step IN ('taken', 'finished') AND status IN ('checkout_created', 'requires_payment_method', 'requires_confirmation', 'requires_action', 'processing', 'requires_capture', 'pending', 'failed')"
+        ),
+    )
+    op.create_index(
         "ix_payments_app_id_statistics",
         "payments",
         ["app_id"],
@@ -117,6 +137,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("campaign_id IS NOT NULL"),
     )
     op.create_index(
+        "ix_payments_lease_until",
+        "payments",
+        ["lease_until"],
+        unique=False,
+        postgresql_where=sa.text("step <> 'finished'"),
+    )
+    op.create_index(
         "ix_payments_org_id_created_at",
         "payments",
         ["org_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
@@ -133,6 +160,13 @@ def upgrade() -> None:
         "payments",
         ["run_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
         unique=False,
+    )
+    op.create_index(
+        "ix_payments_run_search_until",
+        "payments",
+        ["run_search_until"],
+        unique=False,
+        postgresql_where=sa.text("run_search_until IS NOT NULL"),
     )
     op.create_index(
         "ix_payments_stripe_charge_id",
@@ -196,13 +230,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("payment_id IS NOT NULL"),
     )
-    op.create_index(
-        "ix_stripe_events_received_at",
-        "stripe_events",
-        ["received_at"],
-        unique=False,
-        postgresql_where=sa.text("payment_id IS NULL"),
-    )
+    op.create_index("ix_stripe_events_received_at", "stripe_events", ["received_at"], unique=False)
     op.create_index(
         "ix_stripe_events_refs",
         "stripe_events",
@@ -220,9 +248,7 @@ def downgrade() -> None:
         postgresql_using="gin",
         postgresql_where=sa.text("payment_id IS NULL"),
     )
-    op.drop_index(
-        "ix_stripe_events_received_at", table_name="stripe_events", postgresql_where=sa.text("payment_id IS NULL")
-    )
+    op.drop_index("ix_stripe_events_received_at", table_name="stripe_events")
     op.drop_index(
         "ix_stripe_events_payment_id", table_name="stripe_events", postgresql_where=sa.text("payment_id IS NOT NULL")
     )
@@ -255,9 +281,13 @@ def downgrade() -> None:
     op.drop_index(
         "ix_payments_stripe_charge_id", table_name="payments", postgresql_where=sa.text("stripe_charge_id IS NOT NULL")
     )
+    op.drop_index(
+        "ix_payments_run_search_until", table_name="payments", postgresql_where=sa.text("run_search_until IS NOT NULL")
+    )
     op.drop_index("ix_payments_run_id_created_at", table_name="payments")
     op.drop_index("ix_payments_parent_run_id_created_at", table_name="payments")
     op.drop_index("ix_payments_org_id_created_at", table_name="payments")
+    op.drop_index("ix_payments_lease_until", table_name="payments", postgresql_where=sa.text("step <> 'finished'"))
     op.drop_index("ix_payments_campaign_id", table_name="payments", postgresql_where=sa.text("campaign_id IS NOT NULL"))
     op.drop_index("ix_payments_brand_id", table_name="payments", postgresql_where=sa.text("brand_id IS NOT NULL"))
     op.drop_index(
@@ -276,4 +306,12 @@ def downgrade() -> None:
             "dispute_count",
         ],
     )
+    op.drop_index(
+        "ix_payments_app_id_open",
+        table_name="payments",
+        postgresql_where=sa.text(
+            "step IN ('taken', 'finished') AND status IN ('checkout_created', 'requires_payment_method', 'requires_confirmation', 'requires_action', 'processing', 'requires_capture', 'pending', 'failed')"
+        ),
+    )
     op.drop_table("payments")
+    op.drop_table("event_cursors")

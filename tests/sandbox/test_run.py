@@ -361,6 +361,7 @@ class TestWholeService:
 
         shell = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, timeout=30)
 
+        assert shell.returncode == 0, shell.stderr + runner.output
         intent, status = map(json.loads, shell.stdout.splitlines())
         assert intent["success"] is True
         assert status["payment"]["status"] == "checkout_created"

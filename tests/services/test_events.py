@@ -128,7 +128,7 @@ class TestEarlyEvents:
         action = f"checkout/{made['id']}/pay" if "checkout" in path else f"intents/{made['id']}/pay"
         stand_ins.control(action)
         (account,) = stand_ins.state()["accounts"].values()
-        for told in account["events"]:
+        for told in account["objects"]["event"]:
             assert deliver(client, told).status_code == 200
         assert db.execute(text("SELECT status FROM payments")).scalar_one() == "creating"
 
