@@ -9,14 +9,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
 from app.extensions import db
-from app.schemas.base import camel_case
+from app.openapi import route_template
 from app.services import Services
 from app.services.http import CallContext, Deadline
 
 EXTENSION_KEY = "stripe-service"
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
@@ -38,13 +37,8 @@ def services() -> Services:
 
 def call_context() -> CallContext:
     """On whose behalf upstreams are called in this request, and until when."""
-    return CallContext(request.method, route_template(), g.request_id, g.deadline)
-
-
-def route_template() -> str:
-    """The route as the contract writes it, such as `/status/{paymentId}`: it never holds an id."""
-    rule = request.url_rule.rule if request.url_rule else ""
-    return _ROUTE_VARIABLE.sub(lambda match: f"{{{camel_case(match[1])}}}", rule)
+    route = route_template(request.url_rule.rule if request.url_rule else "")
+    return CallContext(request.method, route, g.request_id, g.deadline)
 
 
 def _begin_request() -> None:

@@ -1,11 +1,25 @@
 """How the OpenAPI document is headed; all else in it comes from the schemas and the routes."""
 
+import re
+from typing import Any
+
 from flask import Response
 from flask_smorest import Api
+from flask_smorest.spec.plugins import FlaskPlugin
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 
 from app.errors import answer_error
+from app.schemas.base import camel_case
 from app.schemas.errors import ErrorSchema
+
+_ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def route_template(rule: str) -> str:
+    """A route as the contract writes it: `/status/<payment_id>` becomes `/status/{paymentId}`."""
+    return _ROUTE_VARIABLE.sub(lambda match: f"{{{camel_case(match[1])}}}", rule)
+
 
 API_KEY_SCHEME = "ApiKey"
 
@@ -29,6 +43,17 @@ API_CONFIG = {
         "security": [{API_KEY_SCHEME: []}],
     },
 }
+
+
+class CamelCasePlugin(FlaskPlugin):  # type: ignore[misc]
+    """Names the variables of a path as the contract does."""
+
+    @staticmethod
+    def flaskpath2openapi(path: str) -> str:
+        return route_template(path)
+
+    def rule_to_params(self, rule: Rule) -> list[dict[str, Any]]:
+        return [{**parameter, "name": camel_case(parameter["name"])} for parameter in super().rule_to_params(rule)]
 
 
 class ContractApi(Api):  # type: ignore[misc]
