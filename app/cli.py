@@ -13,11 +13,10 @@ import click
 import orjson
 from flask import Flask
 from flask.cli import AppGroup
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import ConfigurationError
 from app.context import services
-from app.errors import NotFound, ServiceError, is_database_outage
+from app.errors import DATABASE_ERRORS, NotFound, ServiceError, is_database_outage
 from app.services import Services
 from app.services.inspection import list_stuck_payments, replay_events, show_payment
 from app.services.reconciliation import let_go_of_old_events, reconcile_apps, rejoin_waiting_events
@@ -83,7 +82,7 @@ def _survive(work: Any) -> None:
     """Go on when the database or an upstream is away: the next round is tried as if nothing had happened."""
     try:
         work()
-    except (ServiceError, SQLAlchemyError) as error:
+    except (ServiceError, *DATABASE_ERRORS) as error:
         if not (isinstance(error, ServiceError) or is_database_outage(error)):
             raise
         click.echo(f"waiting: {error if isinstance(error, ServiceError) else 'the database is unavailable'}", err=True)

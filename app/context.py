@@ -8,6 +8,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
+from app.database import bound_waits
 from app.extensions import db
 from app.openapi import route_template
 from app.services import Services
@@ -21,6 +22,7 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
     """Give the application the services that its use cases work with."""
     with app.app_context():
+        bound_waits(db.engine)
         app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
 
 

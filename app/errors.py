@@ -21,8 +21,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import psycopg2
 from flask import Flask, Response, g, jsonify
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
@@ -201,7 +202,7 @@ def answer_error(error: Exception) -> Response:
         return _answer_http_exception(error)
     known = _as_service_error(error)
     if known.status >= 500:
-        log.error("%s", known.sentence, exc_info=error if known is not error else None, extra=_log_fields(known))
+        log.error("%s", known.sentence, exc_info=error if known.status == 500 else None, extra=_log_fields(known))
     return _answer(known.status, known.sentence, known.code, known.details, known.retry_after_seconds)
 
 
@@ -213,11 +214,23 @@ def _as_service_error(error: Exception) -> ServiceError:
     return ServiceError("Internal server error")
 
 
+# The driver's own come through where SQLAlchemy hands a connection back that broke meanwhile.
+OUTAGES = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+)
+
+
+# What a use case that can go on without the database catches.
+DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
+
+
 def is_database_outage(error: Exception) -> bool:
     """Whether this says that the database can't be reached or was too slow, rather than that we misused it."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
+    return isinstance(error, OUTAGES) or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
 
 def _log_fields(error: ServiceError) -> dict[str, object]:

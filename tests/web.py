@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 import requests
@@ -23,31 +25,39 @@ class WebProcess:
 
     url: str
     process: "subprocess.Popen[str]"
+    output: TextIO
 
     @classmethod
     @contextmanager
     def start(cls, environment: Mapping[str, str]) -> "Iterator[WebProcess]":
         """Start it on a free port, and end it by its process id."""
         port = free_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app"],
-            cwd=ROOT,
-            env={**clean_environment(), **environment, "HOST": "127.0.0.1", "PORT": str(port)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        web = cls(f"http://127.0.0.1:{port}", process)
-        try:
-            wait_until(web.is_up, seconds=30, what="the service")
-            yield web
-        finally:
-            process.terminate()
+        # A file and not a pipe: nobody reads while the service writes, and a full pipe would stop it.
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app"],
+                cwd=ROOT,
+                env={**clean_environment(), **environment, "HOST": "127.0.0.1", "PORT": str(port)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            web = cls(f"http://127.0.0.1:{port}", process, output)
             try:
-                process.communicate(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+                wait_until(web.is_up, seconds=30, what="the service")
+                yield web
+            finally:
+                process.terminate()
+                try:
+                    process.wait(timeout=20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def printed(self) -> str:
+        """What the service has printed so far."""
+        self.output.seek(0)
+        return self.output.read()
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, "the service ended"

@@ -41,4 +41,5 @@ def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict
 
 def _create(kind: PaymentKind, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     request = PaymentRequest(kind=kind, body=body, idempotency_key=headers.get("idempotency_key"))
-    return create_payment(request, services=services(), context=call_context())
+    with services().slots.hold():
+        return create_payment(request, services=services(), context=call_context())

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from app.config import Settings
+from app.database import BOUNDED
 from app.services.app_secrets import AppSecrets
 from app.services.key_client import KeyClient
 from app.services.runs_client import RunsClient
+from app.services.slots import Slots
 from app.services.stripe_client import Stripe
 
 
@@ -25,6 +27,7 @@ class Services:
     runs: RunsClient
     stripe: Stripe
     app_secrets: AppSecrets
+    slots: Slots
 
     @classmethod
     def connect(cls, settings: Settings, database: Engine) -> "Services":
@@ -41,5 +44,6 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        autocommit = database.execution_options(isolation_level="AUTOCOMMIT")
-        return cls(settings, autocommit, database, keys, runs, stripe, AppSecrets(keys))
+        bounded = database.execution_options(**{BOUNDED: True})
+        autocommit = bounded.execution_options(isolation_level="AUTOCOMMIT")
+        return cls(settings, autocommit, bounded, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))

@@ -407,6 +407,8 @@ def _insert(connection: Connection, event: Event, event_app_id: str, payment: Ro
 
 def _look_again(event: Event, app_id: str | None, services: Services) -> Row[Any] | None:
     """Find the payment of an event that was committed without one: it may have learned the event's id meanwhile."""
+    if not references(event.object):
+        return None
     with services.database.connect() as connection:
         payment = _find_and_lock(connection, event, app_id)
     if payment is not None:

@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, func, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import Executable
 
-from app.errors import ServiceError, UpstreamError
+from app.errors import DATABASE_ERRORS, ServiceError, UpstreamError
 from app.models import Payment, PaymentKind, PaymentStatus, Step
 from app.services import Services
 
@@ -112,5 +111,5 @@ def let_go(
     """End the lease early, so that a retry need not wait for it; if that fails, it lapses by itself."""
     try:
         execute(services, _LET_GO, payment, pause=pause, new_tracking_error=reason_of(error))
-    except SQLAlchemyError:
+    except DATABASE_ERRORS:
         log.warning("the lease of payment %s could not be ended; it lapses by itself", payment.id)

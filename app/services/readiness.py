@@ -5,8 +5,8 @@ from pathlib import Path
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
+from app.errors import DATABASE_ERRORS
 from app.services import Services
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -21,7 +21,7 @@ def check_readiness(services: Services) -> dict[str, str]:
         with services.database.connect() as connection:
             migrated = connection.execute(_HAS_VERSIONS).scalar_one()
             revisions = set(connection.execute(_CURRENT_REVISIONS).scalars()) if migrated else set()
-    except SQLAlchemyError:
+    except DATABASE_ERRORS:
         return {"database": "unavailable", "migrations": "unknown"}
     return {"database": "ok", "migrations": "ok" if revisions == expected_revisions() else "not at head"}
 

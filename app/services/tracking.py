@@ -4,9 +4,8 @@ import logging
 from datetime import timedelta
 
 from sqlalchemy import bindparam, func, update
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import ServiceError, is_database_outage
+from app.errors import DATABASE_ERRORS, ServiceError, is_database_outage
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events import adopt_early_events
@@ -42,7 +41,7 @@ def try_to_settle(payment: HeldPayment, services: Services, context: CallContext
     """
     try:
         settle(payment, services, context)
-    except (ServiceError, SQLAlchemyError) as error:
+    except (ServiceError, *DATABASE_ERRORS) as error:
         expected = isinstance(error, ServiceError) or is_database_outage(error)
         log.warning("payment %s is left to be settled by recovery: %s", payment.id, error, exc_info=not expected)
         let_go(payment, services, pause=ambiguity_pause(services), error=error)

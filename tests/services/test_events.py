@@ -1,6 +1,7 @@
 """Joining events to payments, whichever becomes known first."""
 
 import itertools
+import json
 import random
 import threading
 import uuid
@@ -296,6 +297,15 @@ def insert_taken(db: Connection, payment_id: str, life: Life, number: int) -> No
     )
 
 
+def try_to_deliver(web: WebProcess, body: dict[str, Any]) -> int:
+    """Deliver an event once over HTTP, and return the status."""
+    from tests.webhooks import sign
+
+    payload = json.dumps(body).encode()
+    headers = {"Stripe-Signature": sign(payload), "Content-Type": "application/json"}
+    return int(requests.post(f"{web.url}/webhooks/stripe", data=payload, headers=headers, timeout=60).status_code)
+
+
 def deliver_all(web: WebProcess, told: list[dict[str, Any]], *, threads: int) -> None:
     """Deliver events over HTTP from many threads at once, as Stripe does."""
     from tests.webhooks import sign
@@ -305,7 +315,7 @@ def deliver_all(web: WebProcess, told: list[dict[str, Any]], *, threads: int) ->
     def send(body: dict[str, Any]) -> int:
         if not hasattr(sessions, "http"):
             sessions.http = requests.Session()
-        payload = requests.compat.json.dumps(body).encode()
+        payload = json.dumps(body).encode()
         headers = {"Stripe-Signature": sign(payload), "Content-Type": "application/json"}
         url = f"{web.url}/webhooks/stripe"
         return int(sessions.http.post(url, data=payload, headers=headers, timeout=60).status_code)

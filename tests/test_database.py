@@ -1,0 +1,169 @@
+"""The database is slow, locked, or away: what waits is bounded, and what was acknowledged is stored."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from app import create_app
+from app.config import Settings
+from app.context import EXTENSION_KEY
+from tests.conftest import dispose
+from tests.factories import intent
+from tests.stand_ins import StandIns
+from tests.waiting import wait_until
+from tests.web import API_KEY, WebProcess, free_port
+from tests.webhooks import deliver, event
+
+
+class TestBounds:
+    @pytest.mark.parametrize("engine", ["database", "transactions"])
+    def test_no_statement_runs_for_long(self, app: Flask, engine: str) -> None:
+        bounded = getattr(app.extensions[EXTENSION_KEY], engine)
+        with bounded.connect() as connection:
+            shown = connection.execute(
+                text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+            )
+            assert tuple(shown.one()) == ("10s", "3s")
+
+    def test_the_session_keeps_nothing_of_it(self, app: Flask) -> None:
+        """A pooler in transaction mode would hand the setting to somebody else, or lose it."""
+        bounded = app.extensions[EXTENSION_KEY].database
+        with bounded.connect() as connection:
+            connection.execute(text("SELECT 1"))
+            cursor = connection.connection.cursor()
+            cursor.execute("SHOW statement_timeout")
+            assert cursor.fetchone() == ("0",)
+
+    def test_a_webhook_does_not_wait_for_ever_for_a_locked_payment(
+        self, client: FlaskClient, app: Flask, db: Connection, settings: Settings
+    ) -> None:
+        created = client.post("/payment-intent/create", json=intent()).json
+        paid = {"id": created["paymentIntentId"], "object": "payment_intent", "amount_received": 2000}
+        holder = create_engine(settings.database_url)
+        with holder.begin() as connection:
+            connection.execute(text("SELECT 1 FROM payments FOR UPDATE"))
+            started = time.monotonic()
+            response = deliver(client, event("payment_intent.succeeded", paid))
+            assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+            assert 2 < time.monotonic() - started < 6
+        holder.dispose()
+        assert db.execute(text("SELECT count(*) FROM stripe_events")).scalar_one() == 0
+
+
+class TestAway:
+    def test_it_answers_503_and_says_so_when_the_database_is_away(self, settings: Settings) -> None:
+        url = f"postgresql+psycopg2://u:hidden@127.0.0.1:{free_port()}/x"
+        app = create_app(replace(settings, database_url=url))
+        client = app.test_client()
+
+        response = client.get("/stats", headers={"X-API-Key": API_KEY})
+        ready = client.get("/health/ready")
+
+        assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+        assert client.get("/health").status_code == 200
+        assert (ready.status_code, ready.json["checks"]["database"]) == (503, "unavailable")
+        assert "hidden" not in response.text + ready.text
+        dispose(app)
+
+    def test_it_waits_two_seconds_for_a_connection_and_no_longer(self, settings: Settings, app: Flask) -> None:
+        small = create_app(replace(settings, db_pool_size=1))
+        with small.extensions[EXTENSION_KEY].database.connect() as held:
+            held.execute(text("SELECT 1"))
+            started = time.monotonic()
+            response = small.test_client().get("/stats", headers={"X-API-Key": API_KEY})
+
+        assert response.status_code == 503
+        assert 1.5 < time.monotonic() - started < 4
+        dispose(small)
+
+    def test_it_tries_a_first_connection_twice(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        import psycopg2
+
+        connect, tries = psycopg2.connect, []
+
+        def refuse_first(*arguments: object, **options: object) -> object:
+            tries.append(1)
+            if len(tries) == 1:
+                raise psycopg2.OperationalError("the database is starting up")
+            return connect(*arguments, **options)
+
+        monkeypatch.setattr("app.database.psycopg2.connect", refuse_first)
+        app = create_app(settings)
+
+        assert app.test_client().get("/stats", headers={"X-API-Key": API_KEY}).status_code == 200
+        assert len(tries) == 2
+        dispose(app)
+
+    def test_every_event_that_was_acknowledged_is_stored_though_connections_are_killed(
+        self, web: WebProcess, db: Connection, settings: Settings
+    ) -> None:
+        """All of the service's connections are cut 20 times during a stream of webhooks."""
+        from tests.services.test_events import try_to_deliver
+
+        bodies = [event("customer.created", {"id": f"cus_{n}", "object": "customer"}) for n in range(600)]
+        done = threading.Event()
+
+        def cut() -> int:
+            admin = create_engine(settings.database_url, isolation_level="AUTOCOMMIT")
+            cuts = 0
+            with admin.connect() as connection:
+                while not done.is_set() and cuts < 20:
+                    done.wait(0.05)
+                    connection.execute(
+                        text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                             " AND application_name <> 'test'")
+                    )  # fmt: skip
+                    cuts += 1
+            admin.dispose()
+            return cuts
+
+        with ThreadPoolExecutor(9) as threads:
+            cutting = threads.submit(cut)
+            statuses = list(threads.map(lambda body: try_to_deliver(web, body), bodies))
+            done.set()
+            assert cutting.result(10) > 3
+
+        acknowledged = {b["id"] for b, status in zip(bodies, statuses, strict=True) if status == 200}
+        assert set(statuses) <= {200, 503}, web.printed()[-6000:]
+        assert acknowledged
+        engine = create_engine(settings.database_url)
+        with engine.connect() as connection:
+            stored = set(connection.execute(text("SELECT id FROM stripe_events")).scalars())
+        engine.dispose()
+        assert acknowledged <= stored
+        assert [try_to_deliver(web, body) for body in bodies[:20]] == [200] * 20
+
+
+class TestOverload:
+    def test_reads_and_webhooks_are_served_while_creates_hang(self, web: WebProcess, stand_ins: StandIns) -> None:
+        """Fails when creates may take every thread."""
+        from tests.services.test_events import try_to_deliver
+
+        stand_ins.fault("stripe", "hang", times=0, seconds=4)
+        with ThreadPoolExecutor(100) as threads:
+            creates = [threads.submit(web.post, "/payment-intent/create", intent()) for _ in range(100)]
+            wait_until(lambda: any(each.done() for each in creates), seconds=10, what="a refusal")
+            body = event("customer.created", {"id": "cus_1", "object": "customer"})
+            started = time.monotonic()
+            assert try_to_deliver(web, body) == 200
+            assert requests.get(f"{web.url}/health/ready", timeout=5).status_code == 200
+            assert time.monotonic() - started < 2
+            assert not all(each.done() for each in creates)
+            refused = [each.result(60).json()["code"] for each in creates if each.result(60).status_code == 503]
+        assert "overloaded" in refused
+
+
+def test_an_operational_error_is_an_outage() -> None:
+    from app.errors import is_database_outage
+
+    assert is_database_outage(OperationalError("x", None, Exception()))
