@@ -1,5 +1,6 @@
 """The webhook secrets of apps: remembered for a short time, and asked afresh when a signature doesn't fit."""
 
+import re
 import threading
 
 from cachetools import TTLCache
@@ -12,6 +13,8 @@ from app.services.key_client import KeyClient, Provider
 REFRESH_SECONDS = 5
 MAX_REFRESHED_APPS = 10_000
 
+APP_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
+
 
 class AppSecrets:
     """Asks key-service for webhook secrets, so that one can be rotated without a restart."""
@@ -22,10 +25,12 @@ class AppSecrets:
         self._refreshed: TTLCache[str, bool] = TTLCache(MAX_REFRESHED_APPS, REFRESH_SECONDS)
 
     def current(self, app_id: str, context: CallContext) -> tuple[str, ...]:
-        """The app's secrets; none when key-service has none.
+        """The app's secrets; none when key-service has none, or when this can't be an app.
 
         :raises UpstreamError: when key-service can't tell.
         """
+        if not APP_ID.fullmatch(app_id):
+            return ()
         try:
             return tuple(self._keys.get(Provider.STRIPE_WEBHOOK, app_id, context).split(","))
         except NoStripeKey:

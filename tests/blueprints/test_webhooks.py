@@ -198,6 +198,13 @@ class TestPathOfAnApp:
 
         assert deliver(client, GENUINE, app_id="shop", secret=APP_SECRET).status_code == 400
 
+    @pytest.mark.parametrize("app_id", ["a%00", "a" * 201, "caf%C3%A9", "a b"])
+    def test_it_asks_nobody_about_what_can_not_be_an_app(
+        self, client: FlaskClient, stand_ins: StandIns, app_id: str
+    ) -> None:
+        assert deliver(client, GENUINE, app_id=app_id, secret=APP_SECRET).status_code == 400
+        assert stand_ins.ledger() == []
+
     def test_it_touches_the_payments_of_that_app_only(self, client: FlaskClient, stand_ins: StandIns) -> None:
         created = client.post("/payment-intent/create", json=intent(appId="shop")).json
         paid = event(
