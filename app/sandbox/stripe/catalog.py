@@ -9,6 +9,7 @@ from app.sandbox.stripe.account import Account, random_id
 from app.sandbox.stripe.errors import StripeError, invalid, missing_parameter
 from app.sandbox.stripe.money import checked_amount, checked_currency
 
+LONGEST_REDEMPTION_SECONDS = 5 * 366 * 24 * 3600
 RECURRING = {"interval_count": 1, "meter": None, "trial_period_days": None, "usage_type": "licensed"}
 CUSTOMER_FIELDS = (
     "address",
@@ -128,11 +129,20 @@ def _check_coupon(account: Account, parameters: JsonObject) -> None:
         message = "duration_in_months is required when duration is repeating, and must not be passed otherwise."
         raise invalid(message, param="duration_in_months")
     for name in ("duration_in_months", "max_redemptions"):
-        if name in parameters:
-            checked_amount(parameters[name], param=name)
-    if parameters.get("redeem_by", account.clock.now() + 1) <= account.clock.now():
-        raise invalid("Invalid timestamp: redeem_by must be in the future.", param="redeem_by")
+        if parameters.get(name, 1) < 1:
+            message = "This value must be greater than or equal to 1."
+            raise invalid(message, param=name, code="parameter_invalid_integer")
+    if "redeem_by" in parameters:
+        _check_redeem_by(parameters["redeem_by"], now=account.clock.now())
     _refuse_existing(account, "coupon", parameters.get("id"))
+
+
+def _check_redeem_by(moment: int, *, now: int) -> None:
+    """https://docs.stripe.com/api/coupons/create#create_coupon-redeem_by"""
+    if moment <= now:
+        raise invalid("Invalid timestamp: redeem_by must be in the future.", param="redeem_by")
+    if moment > now + LONGEST_REDEMPTION_SECONDS:
+        raise invalid("Invalid timestamp: redeem_by can be at most 5 years in the future.", param="redeem_by")
 
 
 def refresh_coupon(account: Account, coupon: JsonObject) -> None:
