@@ -3,7 +3,8 @@
 from flask import Flask
 
 from app.auth import register_auth
-from app.blueprints import docs, health, payments, status, webhooks
+from app.blueprints import catalog, docs, health, payments, status, webhooks
+from app.blueprints import metrics as metrics_routes  # `app.metrics` is what they show
 from app.cli import register_commands
 from app.config import Settings
 from app.context import register_request_context, register_services
@@ -11,10 +12,11 @@ from app.database import database_config
 from app.errors import register_error_handlers
 from app.extensions import api, db, migrate
 from app.json import OrjsonProvider
+from app.logs import configure_logging
 from app.openapi import API_CONFIG
 from app.services import Services
 
-API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp)
+API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp, catalog.blp, metrics_routes.blp)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
 
 
@@ -25,7 +27,10 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     without them lets nobody in, and neither gunicorn nor a command that needs them starts.
     """
     app = Flask(__name__, static_folder=None)
-    settings = settings or Settings.from_environment()
+    if settings is None:
+        # Whoever gives settings has a process, and log lines, of their own.
+        configure_logging()
+        settings = Settings.from_environment()
     app.json = OrjsonProvider(app)
     app.config.from_mapping(API_CONFIG | database_config(settings))
     _init_extensions(app)

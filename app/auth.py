@@ -24,6 +24,9 @@ PUBLIC_ENDPOINTS = frozenset(
 # Stripe signs what it sends here.
 WEBHOOKS = "/webhooks/"
 
+# Prometheus sends a bearer token more easily than a header of another name.
+BEARER_ENDPOINT = "metrics.show_metrics"
+
 
 def register_auth(app: Flask) -> None:
     """Ask for an API key on every route that isn't public, and on paths that are no route."""
@@ -38,7 +41,7 @@ def require_api_key() -> None:
     """
     if request.endpoint in PUBLIC_ENDPOINTS or request.path.startswith(WEBHOOKS):
         return
-    sent = request.headers.get("X-API-Key")
+    sent = request.headers.get("X-API-Key") or _bearer_token()
     if not sent:
         raise MissingApiKey("Missing API key")
     # WSGI hands headers over as Latin-1, which keeps any bytes as they came. All keys are compared, so that the time
@@ -47,3 +50,9 @@ def require_api_key() -> None:
     matches = [hmac.compare_digest(sent_bytes, key.encode()) for key in services().settings.api_keys]
     if True not in matches:
         raise InvalidApiKey("Invalid API key")
+
+
+def _bearer_token() -> str | None:
+    """The token of `Authorization: Bearer`, on the one route that takes it. https://www.rfc-editor.org/rfc/rfc6750"""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if request.endpoint == BEARER_ENDPOINT and scheme.lower() == "bearer" else None

@@ -6,7 +6,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import click
@@ -24,6 +25,8 @@ from app.services.recovery import RecoveryOutcome, end_orphan_runs, recover_paym
 
 # Often enough that a payment waits for recovery no longer than a person would notice.
 RECOVERY_SECONDS = 1.0
+# What waits is looked at again for this long after it came.
+REJOIN_OVERLAP = timedelta(hours=1)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for programs.")
 
@@ -68,24 +71,28 @@ def run_worker(as_json: bool) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stopping.set())
     printer = Printer(as_json=as_json)
-    reconcile_at = time.monotonic()
+    reconcile_at, waiting_since = time.monotonic(), None
     while not stopping.is_set():
         _survive(lambda: _recover(configured, printer, stopping))
         if time.monotonic() >= reconcile_at and not stopping.is_set():
-            _survive(lambda: _reconcile(configured, printer, stopping))
+            began_at = datetime.now(UTC)
+            if _survive(partial(_reconcile, configured, printer, stopping, waiting_since)):
+                waiting_since = began_at - REJOIN_OVERLAP
             reconcile_at = time.monotonic() + configured.settings.reconcile_seconds
         stopping.wait(RECOVERY_SECONDS)
     printer.summary("nothing to do")
 
 
-def _survive(work: Any) -> None:
-    """Go on when the database or an upstream is away: the next round is tried as if nothing had happened."""
+def _survive(work: Any) -> bool:
+    """Go on when the database or an upstream is away, and say so: the next round is tried as if nothing happened."""
     try:
         work()
+        return True
     except (ServiceError, *DATABASE_ERRORS) as error:
         if not (isinstance(error, ServiceError) or is_database_outage(error)):
             raise
         click.echo(f"waiting: {error if isinstance(error, ServiceError) else 'the database is unavailable'}", err=True)
+        return False
 
 
 def _recover(configured: Services, printer: Printer, stopping: threading.Event) -> None:
@@ -97,14 +104,19 @@ def _recover(configured: Services, printer: Printer, stopping: threading.Event) 
         printer.thing("ended orphan run", run=run_id)
 
 
-def _reconcile(configured: Services, printer: Printer, stopping: threading.Event) -> None:
+def _reconcile(
+    configured: Services, printer: Printer, stopping: threading.Event, waiting_since: datetime | None
+) -> None:
     for app in reconcile_apps(configured, command="flask worker"):
         if app.stored or app.error:
             printer.thing("reconciled", app=app.app_id, told=app.told, stored=app.stored, error=app.error)
         if stopping.is_set():
             return
-    if joined := rejoin_waiting_events(configured):
-        printer.thing("joined events", count=joined)
+    for joined in rejoin_waiting_events(configured, since=waiting_since):
+        if joined:
+            printer.thing("joined events", payments=joined)
+        if stopping.is_set():
+            return
     if deleted := let_go_of_old_events(configured):
         printer.thing("let go of events", count=deleted)
 
@@ -137,7 +149,7 @@ def reconcile(as_json: bool) -> None:
     for app in reconcile_apps(configured, command="flask reconcile"):
         printer.thing("reconciled", **_fields(app))
         failed = failed or app.error is not None
-    printer.thing("joined events", count=rejoin_waiting_events(configured))
+    printer.thing("joined events", payments=sum(rejoin_waiting_events(configured)))
     printer.thing("let go of events", count=let_go_of_old_events(configured))
     if failed:
         raise SystemExit(1)
@@ -181,7 +193,11 @@ def replay(payment_id: uuid.UUID | None, since: datetime | None) -> None:
     """Fold the stored events of payments again."""
     if (payment_id is None) == (since is None):
         raise click.UsageError("Give either --payment or --since.")
-    folded = replay_events(payment_id=payment_id, since=since and since.replace(tzinfo=UTC), services=_configured())
+    configured = _configured()
+    try:
+        folded = replay_events(payment_id=payment_id, since=since and since.replace(tzinfo=UTC), services=configured)
+    except NotFound as error:
+        raise click.ClickException(error.sentence) from error
     click.echo(f"{folded} folded again")
 
 

@@ -2,12 +2,16 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 T = TypeVar("T")
+
+# prometheus_client's own variable, which it reads itself.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class ConfigurationError(Exception):
@@ -40,6 +44,8 @@ class Settings:
     web_concurrency: int = os.cpu_count() or 1
     web_threads: int = 32
     db_pool_size: int = 8
+    metrics_by_app: bool = False
+    metrics_directory: str | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -89,8 +95,21 @@ class Settings:
             web_concurrency=reader.optional("WEB_CONCURRENCY", _positive_integer, cls.web_concurrency),
             web_threads=reader.optional("WEB_THREADS", _positive_integer, cls.web_threads),
             db_pool_size=reader.optional("DB_POOL_SIZE", _positive_integer, cls.db_pool_size),
+            metrics_by_app=reader.optional("METRICS_BY_APP", _yes_or_no, cls.metrics_by_app),
+            metrics_directory=reader.optional(METRICS_DIRECTORY, _directory, cls.metrics_directory),
             problems=tuple(reader.problems),
         )
+
+
+def provide_metrics_directory(environ: MutableMapping[str, str] = os.environ) -> str | None:
+    """Name a new private directory for the metrics of all processes, unless the environment names one.
+
+    :return: the new one, for whoever made it necessary to remove it
+    """
+    if environ.get(METRICS_DIRECTORY, "").strip():
+        return None
+    environ[METRICS_DIRECTORY] = tempfile.mkdtemp(prefix="stripe-service-metrics-")
+    return environ[METRICS_DIRECTORY]
 
 
 class _Reader:
@@ -165,6 +184,18 @@ def _positive_integer(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise ValueError("must be a whole number above 0")
     return int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("must be 0 or 1")
+    return text == "1"
+
+
+def _directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise ValueError("must be a directory that exists")
+    return text
 
 
 def _port(text: str) -> int:

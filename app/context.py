@@ -1,7 +1,9 @@
 """What belongs to one request: its id, its deadline, and the services that it works with."""
 
 import re
+import time
 import uuid
+from functools import cache
 from typing import cast
 
 from flask import Flask, Response, current_app, g, request
@@ -10,11 +12,21 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from app.config import Settings
 from app.database import bound_waits
 from app.extensions import db
+from app.logs import begin_request, end_request, noted
+from app.metrics import count_create, count_request, watch_pool
 from app.openapi import route_template
 from app.services import Services
 from app.services.http import CallContext, Deadline
 
 EXTENSION_KEY = "stripe-service"
+
+CREATING = ("payments.create_checkout", "payments.create_payment_intent")
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+# What is logged and counted of a path that is no route of ours, or has none by that method.
+NO_ROUTE = "none"
+
+# What a path is about, in the words of the log.
+_PATH_FACTS = {"app_id": "app", "payment_id": "payment", "run_id": "run"}
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -24,12 +36,13 @@ def register_services(app: Flask, settings: Settings, services: Services | None)
     with app.app_context():
         bound_waits(db.engine)
         app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
+        watch_pool(db.engine, limit=settings.db_pool_size)
 
 
 def register_request_context(app: Flask) -> None:
-    """Give every request an id, which every answer carries, and a deadline."""
+    """Give every request an id, which every answer carries, and a deadline; count it and write its access line."""
     app.before_request(_begin_request)
-    app.after_request(_send_request_id)
+    app.after_request(_end_request)
 
 
 def services() -> Services:
@@ -39,19 +52,42 @@ def services() -> Services:
 
 def call_context() -> CallContext:
     """On whose behalf upstreams are called in this request, and until when."""
-    route = route_template(request.url_rule.rule if request.url_rule else "")
-    return CallContext(request.method, route, g.request_id, g.deadline)
+    return CallContext(request.method, _route(), g.request_id, g.deadline)
 
 
 def _begin_request() -> None:
+    g.began_at = time.perf_counter()
     # The clock starts before any lease is written, so that the deadline always comes before the lease lapses.
     g.deadline = Deadline.after(services().settings.request_deadline_seconds)
     sent_id = request.headers.get("X-Request-ID", "")
     g.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
+    begin_request(requestId=g.request_id, method=_method(), route=_route(), **_named_in_path())
     if (request.content_length or 0) > current_app.config["MAX_CONTENT_LENGTH"]:
         raise RequestEntityTooLarge
 
 
-def _send_request_id(response: Response) -> Response:
+def _end_request(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
+    seconds = time.perf_counter() - g.began_at
+    count_request(method=_method(), route=_route(), status=response.status_code, seconds=seconds)
+    if services().settings.metrics_by_app and request.endpoint in CREATING and (app_id := noted("app")):
+        count_create(app_id=str(app_id), route=_route(), status=response.status_code)
+    end_request(status=response.status_code, milliseconds=round(seconds * 1000, 1), code=g.get("error_code"))
     return response
+
+
+def _method() -> str:
+    """The request's method, if it is one that the service knows: callers may send any word as one."""
+    return request.method if request.method in METHODS else "OTHER"
+
+
+def _route() -> str:
+    """The template of the request's route."""
+    return _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
+
+
+_template = cache(route_template)
+
+
+def _named_in_path() -> dict[str, str]:
+    return {_PATH_FACTS[name]: value for name, value in (request.view_args or {}).items() if name in _PATH_FACTS}

@@ -37,6 +37,8 @@ class ServiceError(Exception):
     code: str = "internal_error"
     retry_after_seconds: int | None = None
     details: Mapping[str, Any] | None = None
+    # How a call to an upstream is counted that ended so.
+    outcome: ClassVar[str] = "refused"
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
@@ -123,6 +125,7 @@ class StripeRateLimited(ServiceError):
     status = 429
     code = "stripe_rate_limited"
     retry_after_seconds = 1
+    outcome = "unavailable"
 
     def __init__(self) -> None:
         super().__init__("Stripe is rate limiting this app; retry in a moment")
@@ -159,6 +162,7 @@ class UpstreamError(ServiceError):
 
     status = 502
     code = "upstream_error"
+    outcome = "error"
     verb: ClassVar[str] = "gave no usable answer"
 
     def __init__(
@@ -180,6 +184,7 @@ class UpstreamUnavailable(UpstreamError):
     status = 503
     code = "upstream_unavailable"
     retry_after_seconds = 2
+    outcome = "unavailable"
     verb = "is unavailable"
 
 
@@ -188,6 +193,7 @@ class UpstreamTimeout(UpstreamError):
 
     status = 504
     code = "upstream_timeout"
+    outcome = "timeout"
     verb = "took too long to answer"
 
 
@@ -234,7 +240,7 @@ def is_database_outage(error: Exception) -> bool:
 
 
 def _log_fields(error: ServiceError) -> dict[str, object]:
-    return {"reason": error.reason} if isinstance(error, UpstreamError) else {}
+    return {"upstream": error.upstream, "reason": error.reason} if isinstance(error, UpstreamError) else {}
 
 
 def _answer_http_exception(error: HTTPException) -> Response:
@@ -248,6 +254,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
 def _answer(
     status: int, sentence: str, code: str, details: Mapping[str, Any] | None, retry_after_seconds: int | None
 ) -> Response:
+    g.error_code = code
     body: dict[str, Any] = {"error": sentence, "code": code, "requestId": g.get("request_id", "")}
     if details is not None:
         body["details"] = details

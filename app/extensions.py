@@ -4,7 +4,7 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData
 
-from app.openapi import CamelCasePlugin, ContractApi
+from app.openapi import CamelCasePlugin, ContractApi, RulesPlugin
 
 db = SQLAlchemy(
     metadata=MetaData(
@@ -18,4 +18,4 @@ db = SQLAlchemy(
     )
 )
 migrate = Migrate()
-api = ContractApi(spec_kwargs={"flask_plugin": CamelCasePlugin()})
+api = ContractApi(spec_kwargs={"flask_plugin": CamelCasePlugin(), "marshmallow_plugin": RulesPlugin()})

@@ -1,8 +1,16 @@
 """gunicorn's settings in production: `gunicorn -c python:app.gunicorn_config wsgi:app`."""
 
+import shutil
 import sys
+from contextlib import ExitStack
+from typing import Any
 
-from app.config import ConfigurationError, Settings
+from gunicorn.glogging import Logger
+from prometheus_client.multiprocess import mark_process_dead
+
+from app.config import ConfigurationError, Settings, provide_metrics_directory
+from app.logs import WithoutRequest, configure_logging
+from app.metrics import share_between_processes
 
 
 def _settings() -> Settings:
@@ -25,3 +33,42 @@ graceful_timeout = int(_current.request_deadline_seconds) + 5
 control_socket_disable = True
 # Clients are made after the fork, and a worker that replaces a dead one starts from the code on disk.
 preload_app = False
+
+
+class LoggerLikeTheApplications(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, in the format and on the stream of all others.
+
+    With `logconfig_dict` it would put together an access line of its own for every request, with its query and all of
+    its headers, and only then find that nobody wants it.
+    """
+
+    _without_request = WithoutRequest()
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.addFilter(self._without_request)
+        self.error_log.propagate = True
+        configure_logging(self.loglevel)
+
+
+logger_class = LoggerLikeTheApplications
+
+_at_exit = ExitStack()
+
+
+def when_ready(server: Any) -> None:
+    """Before the first worker is forked: have all of them keep their metrics where each can read them."""
+    if directory := provide_metrics_directory():
+        _at_exit.callback(shutil.rmtree, directory, ignore_errors=True)
+    share_between_processes()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """What a worker had in use goes with it; what it counted stays."""
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Remove the directory that was made for the metrics."""
+    _at_exit.close()

@@ -153,6 +153,8 @@ class Payment(Base):
     asked_anew: Mapped[bool] = mapped_column(server_default=text("false"))
     answer_status: Mapped[int | None] = mapped_column(SmallInteger)
     answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    # What Stripe said when it made the object: where the fold begins.
+    created_as: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     # What Stripe made of it.
     stripe_payment_intent_id: Mapped[str | None] = mapped_column(String(255))

@@ -3,9 +3,12 @@
 import re
 from typing import Any
 
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from flask import Response
 from flask_smorest import Api
 from flask_smorest.spec.plugins import FlaskPlugin
+from marshmallow.fields import Dict, Field
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
@@ -22,6 +25,8 @@ def route_template(rule: str) -> str:
 
 
 API_KEY_SCHEME = "ApiKey"
+REQUEST_ID = "X-Request-ID"
+RETRY_AFTER = "Retry-After"
 
 API_CONFIG = {
     "MAX_CONTENT_LENGTH": 1024 * 1024,
@@ -38,7 +43,19 @@ API_CONFIG = {
                     "name": "X-API-Key",
                     "description": "One of the service's API keys.",
                 }
-            }
+            },
+            "headers": {
+                REQUEST_ID: {
+                    "description": "The caller's, when it is sane, or one made for the request.",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+                },
+                RETRY_AFTER: {
+                    "description": "In seconds.",
+                    "required": True,
+                    "schema": {"type": "integer", "minimum": 1},
+                },
+            },
         },
         "security": [{API_KEY_SCHEME: []}],
     },
@@ -56,10 +73,33 @@ class CamelCasePlugin(FlaskPlugin):  # type: ignore[misc]
         return [{**parameter, "name": camel_case(parameter["name"])} for parameter in super().rule_to_params(rule)]
 
 
+class RulesConverter(OpenAPIConverter):
+    """Writes down the rules that apispec leaves out: those of a map's keys, and those of several fields together."""
+
+    def init_attribute_functions(self) -> None:
+        super().init_attribute_functions()
+        self.add_attribute_function(type(self).key_rules)
+
+    def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
+        return {**super().schema2jsonschema(schema), **getattr(schema, "rules", {})}
+
+    def key_rules(self, field: Field[Any], **_: Any) -> dict[str, Any]:
+        keys = field.key_field if isinstance(field, Dict) else None
+        return {"propertyNames": self.field2property(keys)} if keys and keys.validators else {}
+
+
+class RulesPlugin(MarshmallowPlugin):
+    """apispec's plugin for marshmallow, with the rules that it leaves out."""
+
+    Converter = RulesConverter
+
+
 class ContractApi(Api):  # type: ignore[misc]
     """flask-smorest with our errors, in the document and on the wire."""
 
     ERROR_SCHEMA = ErrorSchema
+    # Every operation lists all that it answers: with a default, whatever it answers would be as documented.
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         return answer_error(error)

@@ -1,5 +1,6 @@
 """The routes: each takes its input, makes one call, and answers."""
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import orjson
@@ -11,6 +12,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from app.errors import InvalidRequest
+from app.openapi import REQUEST_ID, RETRY_AFTER
 from app.schemas.errors import ErrorSchema
 
 
@@ -78,6 +80,7 @@ ERROR_DESCRIPTIONS = {
     503: "An upstream or the database is down or overloaded.",
     504: "An upstream took too long.",
 }
+RETRIED_ERRORS = (409, 429, 503)
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]
@@ -85,12 +88,25 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     ARGUMENTS_PARSER = RequestParser()
 
+    def response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
+        """Document and serialize what a view answers; like every answer, it carries the request's id."""
+        return super().response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
+
+    def alt_response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
+        """Document what else a view answers; like every answer, it carries the request's id."""
+        return super().alt_response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
+
     def errors(self, *statuses: int) -> Any:
         """Document that a view answers these errors."""
 
         def decorate(view: Any) -> Any:
             for status in statuses:
-                view = self.alt_response(status, schema=ErrorSchema, description=ERROR_DESCRIPTIONS[status])(view)
+                view = self._error(status)(view)
             return view
 
         return decorate
+
+    def _error(self, status: int) -> Any:
+        headers = {RETRY_AFTER: RETRY_AFTER} if status in RETRIED_ERRORS else None
+        description = ERROR_DESCRIPTIONS[status]
+        return self.alt_response(status, schema=ErrorSchema, description=description, headers=headers)

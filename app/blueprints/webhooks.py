@@ -4,7 +4,7 @@ from flask import request
 
 from app.blueprints import Blueprint
 from app.context import call_context, services
-from app.schemas.webhooks import EventSchema, ReceivedSchema, SignatureSchema
+from app.schemas.webhooks import AppPathSchema, EventSchema, ReceivedSchema, SignatureSchema
 from app.services.webhooks import receive_webhook
 
 blp = Blueprint("webhooks", __name__, description="What Stripe tells.")
@@ -13,15 +13,16 @@ ERRORS = (400, 413, 502, 503, 504)
 # Described and not parsed: what is verified is the bytes.
 SIGNED_EVENT = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": EventSchema}}},
-    "parameters": [{"in": "header", "schema": SignatureSchema}],
     "security": [],
 }
+SIGNATURE = {"in": "header", "schema": SignatureSchema}
+APP = {"in": "path", "schema": AppPathSchema}
 
 
 @blp.route("/webhooks/stripe", methods=["POST"])
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
-@blp.doc(**SIGNED_EVENT)
+@blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE])
 def receive() -> dict[str, bool]:
     """Receive an event, signed with one of the service's own secrets."""
     return _receive(None)
@@ -30,7 +31,7 @@ def receive() -> dict[str, bool]:
 @blp.route("/webhooks/stripe/<app_id>", methods=["POST"])
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
-@blp.doc(**SIGNED_EVENT)
+@blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE, APP])
 def receive_for_app(app_id: str) -> dict[str, bool]:
     """Receive an event for one app, signed with that app's secret."""
     return _receive(app_id)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, post_load, pre_load
@@ -26,10 +26,13 @@ class CamelCaseSchema(Schema):
 class RequestSchema(CamelCaseSchema):
     """A request body or query. An optional field that is null, or an empty string, is the same as an absent one."""
 
+    # A query, in which nothing can be null, says no.
+    takes_null: ClassVar[bool] = True
+
     def on_bind_field(self, field_name: str, field_obj: Field[Any]) -> None:
         super().on_bind_field(field_name, field_obj)
         if not field_obj.required:
-            field_obj.allow_none = True
+            field_obj.allow_none = self.takes_null
 
     @pre_load
     def _drop_nulls(self, data: Any, **_: Any) -> Any:
@@ -48,15 +51,6 @@ def camel_case(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def refuse_nul(text: str) -> None:
-    """PostgreSQL can't store a NUL, and no caller means one.
-
-    :raises ValidationError: when the text holds one.
-    """
-    if "\x00" in text:
-        raise ValidationError("Must not contain a NUL character.")
-
-
 class WholeMatch(Validator):
     """A pattern for the whole string; with a regular expression's `$` alone, a line end after it would pass."""
 
@@ -70,12 +64,15 @@ class WholeMatch(Validator):
         return value
 
 
-class Text(String):
-    """A bounded string without NUL."""
+# PostgreSQL can't store a NUL, and no caller means one.
+NO_NUL = WholeMatch(r"^[^\x00]*$", error="Must not contain a NUL character.")
 
-    def __init__(self, *, max_length: int, min_length: int = 0, **kwargs: Any) -> None:
-        validate = [Length(min=min_length or None, max=max_length), refuse_nul, *kwargs.pop("validate", ())]
-        super().__init__(validate=validate, **kwargs)
+
+class Text(String):
+    """A bounded string. A pattern of its own has to leave out the NUL itself."""
+
+    def __init__(self, *, max_length: int, min_length: int = 0, pattern: WholeMatch = NO_NUL, **kwargs: Any) -> None:
+        super().__init__(validate=[Length(min=min_length or None, max=max_length), pattern], **kwargs)
 
 
 class AppId(Text):
@@ -85,32 +82,37 @@ class AppId(Text):
         super().__init__(
             min_length=1,
             max_length=200,
-            validate=[
-                WholeMatch(
-                    r"^[A-Za-z0-9._:-]*[A-Za-z0-9_:-][A-Za-z0-9._:-]*$",
-                    error="Must be made of letters, digits and . _ : - and not only of dots.",
-                )
-            ],
+            pattern=WholeMatch(
+                r"^[A-Za-z0-9._:-]*[A-Za-z0-9_:-][A-Za-z0-9._:-]*$",
+                error="Must be made of letters, digits and . _ : - and not only of dots.",
+            ),
             metadata={"description": "The app that the payment is for; its Stripe key is used.", "example": "shop"},
             **kwargs,
         )
+
+
+class HttpUrl(WholeMatch):
+    """An absolute URL without user info. Besides matching the pattern, its port and its address have to be some."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            r"^[Hh][Tt][Tt][Pp][Ss]?://(\[[0-9A-Fa-f:.]+\]|[^\s\x00-\x1f\x7f\\/?#@:\[\]]+)(:[0-9]*)?"
+            r"([/?#][^\s\x00-\x1f\x7f\\]*)?$",
+            error="Must be an absolute http or https URL without user info.",
+        )
+
+    def __call__(self, value: str) -> str:
+        try:
+            usable = urlsplit(super().__call__(value)).port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValidationError(self.sentence)
+        return value
 
 
 class Url(Text):
     """An absolute http or https URL without user info. `{CHECKOUT_SESSION_ID}` may stand in it."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MAX_URL_LENGTH, validate=[_require_http_url], **kwargs)
-
-
-_NOT_IN_URL = re.compile(r"[\s\x00-\x1f\x7f\\]")
-
-
-def _require_http_url(text: str) -> None:
-    try:
-        url = urlsplit(text)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or "@" in url.netloc or _NOT_IN_URL.search(text):
-        raise ValidationError("Must be an absolute http or https URL without user info.")
+        super().__init__(max_length=MAX_URL_LENGTH, pattern=HttpUrl(), **kwargs)

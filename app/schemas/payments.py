@@ -6,17 +6,16 @@ from marshmallow import ValidationError, post_load
 from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
 from marshmallow.validate import Length, OneOf, Range
 
-from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch, refuse_nul
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch
 
 MAX_AMOUNT_IN_CENTS = 99_999_999
 MAX_METADATA_KEYS = 46
 MAX_DISCOUNTS = 20
 
 
-def _refuse_bracketed_or_nul(key: str) -> None:
-    refuse_nul(key)
-    if "[" in key or "]" in key:
-        raise ValidationError("Must not contain square brackets.")
+def _require_few_keys(metadata: dict[str, str]) -> None:
+    if len(metadata) > MAX_METADATA_KEYS:
+        raise ValidationError(f"Must have at most {MAX_METADATA_KEYS} keys.")
 
 
 class Metadata(Dict):
@@ -24,9 +23,13 @@ class Metadata(Dict):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
-            keys=String(validate=[Length(min=1, max=40), _refuse_bracketed_or_nul]),
+            keys=Text(
+                min_length=1,
+                max_length=40,
+                pattern=WholeMatch(r"^[^\[\]\x00]*$", error="Must not contain square brackets or a NUL character."),
+            ),
             values=Text(max_length=500),
-            validate=Length(max=MAX_METADATA_KEYS, error=f"Must have at most {MAX_METADATA_KEYS} keys."),
+            validate=_require_few_keys,
             metadata={
                 "description": "Kept at Stripe with the payment. The keys `paymentId`, `appId`, `runId` and `orgId` "
                 "are set by the service.",

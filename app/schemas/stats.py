@@ -35,6 +35,8 @@ class StatsFilterSchema(RequestSchema):
 class StatsQuerySchema(StatsFilterSchema):
     """The same in a query, where a list is given by repeating its name, or with commas."""
 
+    takes_null = False
+
     @post_load
     def _split_runs(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         run_ids = [part for run_id in data.pop("run_ids", ()) for part in run_id.split(",") if part]

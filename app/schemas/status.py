@@ -107,8 +107,10 @@ class PaymentStatusSchema(CamelCaseSchema):
 class PageQuerySchema(RequestSchema):
     """Which page of a list."""
 
+    takes_null = False
+
     limit = Integer(load_default=100, validate=Range(min=1, max=500))
-    cursor = Text(max_length=200, load_default=None, metadata={"description": "The `nextCursor` of the page before."})
+    cursor = Text(max_length=200, metadata={"description": "The `nextCursor` of the page before."})
 
 
 class PaymentPageSchema(CamelCaseSchema):

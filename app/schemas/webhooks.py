@@ -1,24 +1,51 @@
 """What Stripe sends. The schemas describe it; the signature, over the raw bytes, is what checks it."""
 
-from marshmallow.fields import Boolean, Dict, Integer, String
-from marshmallow.validate import Length
+from marshmallow.fields import Boolean, Integer, Nested, String
+from marshmallow.validate import Range
 
-from app.schemas.base import CamelCaseSchema
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, Text
+
+# What PostgreSQL can store.
+MAX_SECONDS = 2**63 - 1
 
 
 class SignatureSchema(CamelCaseSchema):
     """How Stripe signs."""
 
-    stripe_signature = String(data_key="Stripe-Signature", metadata={"example": "t=1700000000,v1=5257a8..."})
+    stripe_signature = String(
+        required=True, data_key="Stripe-Signature", metadata={"example": "t=1700000000,v1=5257a8..."}
+    )
+
+
+class AppPathSchema(CamelCaseSchema):
+    """Whose event it is."""
+
+    app_id = AppId(required=True)
+
+
+class EventObjectSchema(CamelCaseSchema):
+    """Any object of Stripe's; a balance has no id."""
+
+    id = String()
+
+
+class EventDataSchema(CamelCaseSchema):
+    """What the event is about."""
+
+    object = Nested(EventObjectSchema, required=True, metadata={"description": "The object as it was then."})
 
 
 class EventSchema(CamelCaseSchema):
     """A Stripe event. https://docs.stripe.com/api/events/object"""
 
-    id = String(required=True, validate=Length(min=1, max=255))
-    type = String(required=True, validate=Length(min=1, max=255))
-    created = Integer(required=True, metadata={"description": "In seconds since 1970."})
-    data = Dict(required=True, metadata={"description": "The object as it was then, under `object`."})
+    id = Text(required=True, min_length=1, max_length=MAX_ID_LENGTH, metadata={"example": "evt_1a2b"})
+    type = Text(required=True, min_length=1, max_length=MAX_ID_LENGTH, metadata={"example": "payment_intent.succeeded"})
+    created = Integer(
+        required=True,
+        validate=Range(min=-MAX_SECONDS, max=MAX_SECONDS),
+        metadata={"description": "In seconds since 1970.", "example": 1_700_000_000},
+    )
+    data = Nested(EventDataSchema, required=True)
 
 
 class ReceivedSchema(CamelCaseSchema):

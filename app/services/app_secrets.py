@@ -29,14 +29,10 @@ class AppSecrets:
 
         :raises UpstreamError: when key-service can't tell.
         """
-        if not APP_ID.fullmatch(app_id):
-            return ()
-        try:
-            return tuple(self._keys.get(Provider.STRIPE_WEBHOOK, app_id, context).split(","))
-        except NoStripeKey:
-            return ()
+        kept = self._kept(app_id, context) if APP_ID.fullmatch(app_id) else ""
+        return tuple(secret.strip() for secret in kept.split(",") if secret.strip())
 
-    def refreshed(self, app_id: str, known: tuple[str, ...], context: CallContext) -> tuple[str, ...]:
+    def refreshed(self, app_id: str, context: CallContext) -> tuple[str, ...]:
         """The secrets that key-service has now, when it wasn't asked for them just before.
 
         :raises UpstreamError: when key-service can't tell.
@@ -45,5 +41,12 @@ class AppSecrets:
             if app_id in self._refreshed:
                 return ()
             self._refreshed[app_id] = True
-        self._keys.forget(Provider.STRIPE_WEBHOOK, app_id, ",".join(known))
+        self._keys.forget(Provider.STRIPE_WEBHOOK, app_id)
         return self.current(app_id, context)
+
+    def _kept(self, app_id: str, context: CallContext) -> str:
+        """What key-service keeps for the app: several secrets, by commas, while one is rotated."""
+        try:
+            return self._keys.get(Provider.STRIPE_WEBHOOK, app_id, context)
+        except NoStripeKey:
+            return ""

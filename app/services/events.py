@@ -5,6 +5,7 @@ commit: an event that found no payment looks once more, and a payment that learn
 for it. Of two that happen at once, the one that commits last sees the other.
 """
 
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
-    cast,
     exists,
     func,
     not_,
@@ -30,10 +30,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, array, insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.errors import ServiceError
-from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent, known_status
+from app.metrics import count_event, count_status
+from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent
 from app.services import Services
 from app.services.projection import (
     Creation,
@@ -46,6 +47,8 @@ from app.services.projection import (
     subscription_of,
     text_of,
 )
+
+log = logging.getLogger(__name__)
 
 # Far more than the events of one payment: a bound for the query, not a rule.
 MAX_EVENTS_OF_PAYMENT = 2_000
@@ -112,7 +115,10 @@ def read_event(event: object) -> Event:
     )
     if not genuine:
         raise NotAnEvent
-    return Event(str(event_id), str(event_type), int(created or 0), _storable(stripe_object))
+    try:
+        return Event(str(event_id), str(event_type), int(created or 0), _storable(stripe_object))
+    except RecursionError:
+        raise NotAnEvent from None
 
 
 def _is_name(value: object) -> bool:
@@ -188,7 +194,7 @@ _ROW = (
     Payment.kind,
     Payment.step,
     Payment.status,
-    Payment.answer,
+    Payment.created_as,
     Payment.amount_in_cents,
     Payment.currency,
     Payment.stripe_payment_intent_id,
@@ -235,7 +241,8 @@ _FIND_AND_LOCK = (
     .limit(1)
     .with_for_update()
 )
-_FIND_BY_ID = select(Payment.id).where(_known_by_id, or_(_app.is_(None), Payment.app_id == _app)).limit(1)
+_FIND_BY_ID = select(Payment.id).where(_known_by_id)
+_HOLDER_OF_INTENT = select(Payment.id).where(Payment.stripe_payment_intent_id == bindparam("intent_id"))
 _LOCK = select(*_ROW).where(Payment.id == bindparam("payment_id")).with_for_update()
 
 _NEW = insert(StripeEvent).values(
@@ -296,15 +303,12 @@ _LET_GO = (
     .values(payment_id=null())
 )
 
-_own_refs = func.array_remove(
-    cast(array([Payment.stripe_payment_intent_id, Payment.stripe_checkout_session_id]), ARRAY(Text)), None
-)
 _HAS_EARLY = select(
     or_(
-        exists().where(StripeEvent.payment_id == Payment.id),
-        exists().where(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_own_refs)),
+        exists().where(StripeEvent.payment_id == bindparam("of_payment")),
+        exists().where(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_refs)),
     )
-).where(Payment.id == bindparam("of_payment"))
+)
 
 _WRITE = (
     update(Payment)
@@ -343,19 +347,17 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
         payment = _look_again(event, app_id, services)
     elif learned:
         adopt_events(payment.id, services=services)
+    count_event(is_new=stored, has_payment=payment is not None)
     return Receipt(Outcome.STORED if stored else Outcome.DUPLICATE, payment.id if payment else None)
 
 
-def join_waiting_event(refs: list[str], app_id: str, *, services: Services) -> bool:
-    """Join a stored event that has no payment, when one knows its ids by now."""
-    if not refs:
-        return False
+def join_waiting_events(refs: list[str], *, services: Services) -> int:
+    """Fold the payments that know any of these ids, which stored events wait with; return how many they are."""
     with services.database.connect() as connection:
-        payment = connection.execute(_FIND_BY_ID, {"any_ref": refs, "of_app": app_id or None}).one_or_none()
-    if payment is None:
-        return False
-    adopt_events(payment.id, services=services)
-    return True
+        payment_ids = connection.execute(_FIND_BY_ID, {"any_ref": refs}).scalars().all()
+    for payment_id in payment_ids:
+        adopt_events(payment_id, services=services)
+    return len(payment_ids)
 
 
 def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
@@ -370,10 +372,13 @@ def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
             learned = _fold(connection, payment)
 
 
-def adopt_early_events(payment_id: uuid.UUID, *, services: Services) -> None:
-    """Fold the events that came before Stripe's answer did; mostly there are none, and this is one small query."""
+def adopt_early_events(payment_id: uuid.UUID, own_ids: list[str], *, services: Services) -> None:
+    """Fold the events that came before Stripe's answer did; mostly there are none, and this is one small query.
+
+    :param own_ids: the ids of what Stripe made
+    """
     with services.database.connect() as connection:
-        early = connection.execute(_HAS_EARLY, {"of_payment": payment_id}).scalar_one()
+        early = connection.execute(_HAS_EARLY, {"of_payment": payment_id, "any_ref": own_ids}).scalar_one()
     if early:
         adopt_events(payment_id, services=services)
 
@@ -425,8 +430,12 @@ def _fold(connection: Connection, payment: Row[Any]) -> bool:
     if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
         return False
     events = connection.execute(READ_EVENTS, {"payment_id": payment.id}).all()
-    projection = project(creation_of(payment), (Event(*event) for event in events))
-    columns = _columns(projection)
+    columns = _columns(project(creation_of(payment), (Event(*event) for event in events)))
+    if _is_taken_by_another(connection, payment, columns["stripe_payment_intent_id"]):
+        log.warning("payment %s is told of an intent that is another payment's", payment.id)
+        columns["stripe_payment_intent_id"] = payment.stripe_payment_intent_id
+    if payment.status != columns["status"]:
+        count_status(columns["status"])
     if any(getattr(payment, name) != value for name, value in columns.items()):
         connection.execute(
             _WRITE, {"payment_id": payment.id, **{f"new_{name}": value for name, value in columns.items()}}
@@ -434,20 +443,19 @@ def _fold(connection: Connection, payment: Row[Any]) -> bool:
     return any(columns.get(column.key) not in (None, getattr(payment, column.key)) for column in _OWN_IDS)
 
 
+def _is_taken_by_another(connection: Connection, payment: Row[Any], intent_id: str | None) -> bool:
+    """Whether a newly told intent is known to be another payment's: one invoice can be paid with the intent of two."""
+    if intent_id in (None, payment.stripe_payment_intent_id):
+        return False
+    return connection.execute(_HOLDER_OF_INTENT, {"intent_id": intent_id}).scalar_one_or_none() not in (
+        None,
+        payment.id,
+    )
+
+
 def creation_of(payment: Row[Any]) -> Creation:
     """What the creation said of a payment that Stripe has taken."""
-    kind = PaymentKind(payment.kind)
-    is_checkout = kind is PaymentKind.CHECKOUT_SESSION
-    return Creation(
-        kind=kind,
-        status=PaymentStatus.CHECKOUT_CREATED if is_checkout else known_status(payment.answer["status"]),
-        amount_in_cents=payment.amount_in_cents,
-        currency=payment.currency,
-        payment_intent_id=payment.stripe_payment_intent_id,
-        checkout_session_id=payment.stripe_checkout_session_id,
-        subscription_id=payment.stripe_subscription_id,
-        customer_id=payment.stripe_customer_id,
-    )
+    return Creation(kind=PaymentKind(payment.kind), **payment.created_as)
 
 
 def _columns(projection: Projection) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,45 +73,46 @@ class Answer:
     body: bytes
 
 
-class _TotalTimeout:
-    """Makes a socket's timeout one for everything that follows, where it normally starts afresh with each read.
+# When the exchange that this thread is in has to be over, on the monotonic clock.
+_exchange_ends_at: ContextVar[float] = ContextVar("exchange_ends_at")
 
-    urllib3 sets the timeout once before it sends and once before it reads; an upstream that drips a byte a second
-    would stay within it for ever.
+
+def _remaining_seconds() -> float:
+    remaining = _exchange_ends_at.get() - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError("timed out")
+    return remaining
+
+
+class _Deadlined:
+    """A socket whose every send and read ends with the exchange, where its timeout would start afresh with each.
+
+    An upstream that drips a byte a second would stay within a timeout for ever.
     """
 
-    _ends_at: float | None = None
-
-    def settimeout(self, value: float | None) -> None:
-        self._ends_at = None if value is None else time.monotonic() + value
-        super().settimeout(value)  # type: ignore[misc]
-
-    def _cut_timeout(self) -> None:
-        if self._ends_at is not None:
-            remaining = self._ends_at - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError("timed out")
-            super().settimeout(remaining)  # type: ignore[misc]
-
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self._cut_timeout()
+        self.settimeout(_remaining_seconds())  # type: ignore[attr-defined]
         return super().recv_into(*args, **kwargs)  # type: ignore[misc, no-any-return]
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
-        self._cut_timeout()
+        self.settimeout(_remaining_seconds())  # type: ignore[attr-defined]
         super().sendall(*args, **kwargs)  # type: ignore[misc]
 
+    def do_handshake(self, *args: Any, **kwargs: Any) -> None:
+        self.settimeout(_remaining_seconds())  # type: ignore[attr-defined]
+        super().do_handshake(*args, **kwargs)  # type: ignore[misc]
 
-class _Socket(_TotalTimeout, socket.socket):
+
+class _Socket(_Deadlined, socket.socket):
     pass
 
 
-class _TLSSocket(_TotalTimeout, ssl.SSLSocket):
+class _TLSSocket(_Deadlined, ssl.SSLSocket):
     pass
 
 
 class _BoundedConnection:
-    """Connects, sends and reads within the timeout that urllib3 gives, over all addresses of the host together."""
+    """Connects to all addresses of a host within one deadline, and tells how long it has been idle."""
 
     used_at = 0.0
 
@@ -122,9 +124,8 @@ class _BoundedConnection:
             raise NewConnectionError(self, "no TLS connection") from error  # type: ignore[arg-type]
 
     def _new_conn(self) -> socket.socket:
-        ends_at = None if self.timeout is None else time.monotonic() + self.timeout  # type: ignore[attr-defined]
         try:
-            return self._connect_to_first(ends_at)
+            return self._connect_to_first()
         except socket.gaierror as error:
             raise NewConnectionError(self, "name not resolved") from error  # type: ignore[arg-type]
         except TimeoutError as error:
@@ -132,13 +133,13 @@ class _BoundedConnection:
         except OSError as error:
             raise NewConnectionError(self, "connection refused") from error  # type: ignore[arg-type]
 
-    def _connect_to_first(self, ends_at: float | None) -> socket.socket:
+    def _connect_to_first(self) -> socket.socket:
         failure: OSError = OSError("the name has no address")
         addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)  # type: ignore[attr-defined]
         for family, kind, protocol, _, address in addresses:
             connection = _Socket(family, kind, protocol)
             try:
-                connection.settimeout(None if ends_at is None else max(ends_at - time.monotonic(), 0.001))
+                connection.settimeout(_remaining_seconds())
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.connect(address)
             except OSError as error:
@@ -220,6 +221,7 @@ class Transport:
         remaining = deadline.remaining_seconds
         if remaining <= 0:
             raise UpstreamTimeout(self._upstream, reason="no time was left to ask", executed=False)
+        _exchange_ends_at.set(deadline.ends_at)
         try:
             response = self._pools.urlopen(
                 method,
@@ -237,13 +239,18 @@ class Transport:
             raise UpstreamTimeout(self._upstream, reason="no connection in time", executed=False) from error
         except (ReadTimeoutError, TimeoutError) as error:
             raise UpstreamTimeout(self._upstream, reason="no answer in time") from error
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             raise UpstreamUnavailable(self._upstream, reason="the connection broke") from error
         if 300 <= answer.status < 400:
             raise UpstreamError(self._upstream, reason=f"answered {answer.status}, a redirect")
         return answer
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> Answer:
+        if response.status < 200:
+            # The standard library takes an interim answer for the whole one; the true one, which follows on this
+            # connection, must never be read as the answer to somebody else's request.
+            response.close()
+            raise UpstreamError(self._upstream, reason=f"answered {response.status}, an interim answer")
         body = response.read(MAX_BODY_BYTES + 1, decode_content=True)
         if len(body) > MAX_BODY_BYTES:
             response.close()

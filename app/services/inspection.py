@@ -93,8 +93,12 @@ def list_stuck_payments(*, services: Services) -> list[dict[str, Any]]:
 
 
 def replay_events(*, payment_id: uuid.UUID | None, since: datetime | None, services: Services) -> int:
-    """Fold a payment, or those with events received since a time, again; return how many were."""
+    """Fold a payment, or those with events received since a time, again; return how many were.
+
+    :raises NotFound: when there is no such payment.
+    """
     if payment_id is not None:
+        show_payment(payment_id, services=services)
         payment_ids = [payment_id]
     else:
         with services.database.connect() as connection:

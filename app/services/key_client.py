@@ -9,6 +9,8 @@ import orjson
 from cachetools import TTLCache
 
 from app.errors import NoStripeKey, UpstreamError, UpstreamUnavailable
+from app.logs import about
+from app.metrics import upstream_call
 from app.services.http import Answer, CallContext, Transport
 
 UPSTREAM = "key-service"
@@ -44,6 +46,7 @@ class KeyClient:
         :raises NoStripeKey: when key-service has none.
         :raises UpstreamError: when key-service doesn't answer as it should.
         """
+        about(app=app_id)
         with self._lock:
             if (key := self._keys.get((provider, app_id))) is not None:
                 return key
@@ -54,15 +57,16 @@ class KeyClient:
             self._ask_for_all(provider, app_id, context, answer)
         return answer.result()
 
-    def forget(self, provider: Provider, app_id: str, key: str) -> None:
-        """Drop a key that turned out to be wrong, unless it was replaced meanwhile."""
+    def forget(self, provider: Provider, app_id: str, key: str | None = None) -> None:
+        """Drop a key that turned out to be wrong, unless it was replaced meanwhile; or whichever there is."""
         with self._lock:
-            if self._keys.get((provider, app_id)) == key:
+            if (kept := self._keys.get((provider, app_id))) is not None and key in (None, kept):
                 del self._keys[provider, app_id]
 
     def _ask_for_all(self, provider: Provider, app_id: str, context: CallContext, answer: "Future[str]") -> None:
         try:
-            key = self._ask(provider, app_id, context)
+            with upstream_call(UPSTREAM, f"GET /internal/app-keys/{provider}/decrypt"):
+                key = self._ask(provider, app_id, context)
         except BaseException as error:
             self._settle(provider, app_id, None)
             answer.set_exception(error)

@@ -47,11 +47,18 @@ class HeldPayment:
     asked_at: datetime | None = None
     asked_anew: bool = False
     status: str = PaymentStatus.CREATING
+    stripe_payment_intent_id: str | None = None
+    stripe_checkout_session_id: str | None = None
     first_hand: bool = False
 
     @property
     def app_id(self) -> str:
         return str(self.request["app_id"])
+
+    @property
+    def stripe_ids(self) -> list[str]:
+        """The ids of what Stripe made."""
+        return [made for made in (self.stripe_payment_intent_id, self.stripe_checkout_session_id) if made]
 
     @property
     def upstream_key(self) -> str:
@@ -72,6 +79,8 @@ HELD_COLUMNS = (
     Payment.asked_at,
     Payment.asked_anew,
     Payment.status,
+    Payment.stripe_payment_intent_id,
+    Payment.stripe_checkout_session_id,
 )
 LEASE = func.now() + bindparam("lease")
 HOLDS_LEASE = (Payment.id == bindparam("payment_id")) & (Payment.lease_token == bindparam("token"))

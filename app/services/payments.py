@@ -10,11 +10,11 @@ import orjson
 from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StripeRefusal
+from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, ServiceError, StripeRefusal
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.http import CallContext
-from app.services.leases import HELD_COLUMNS, LEASE, HeldPayment, execute, held_payment, lease_of
+from app.services.leases import HELD_COLUMNS, LEASE, HeldPayment, execute, held_payment, lease_of, let_go
 from app.services.steps import STRIPE_IDEMPOTENCY_WINDOW, walk
 
 
@@ -105,6 +105,7 @@ _TAKE_OVER = (
         run_id=_unless_restarted(case((Payment.org_id.is_(None), Payment.run_id)), Payment.run_id),
         stripe_params=_unless_restarted(null(), Payment.stripe_params),
         asked_at=_unless_restarted(null(), Payment.asked_at),
+        created_as=null(),
         asked_anew=_unless_restarted(false(), Payment.asked_anew),
         tracking_state=_unless_restarted(
             case(
@@ -134,7 +135,7 @@ def create_payment(request: PaymentRequest, *, services: Services, context: Call
     if known is None:
         services.stripe.require_key(request.app_id, context)
         if accepted := _accept(request, services):
-            return walk(accepted, services, context)
+            return _walk_or_let_go(accepted, services, context)
         known = _find_by_key(request, services)
         if known is None:
             raise IdempotencyKeyInUse
@@ -204,7 +205,18 @@ def _answer_again(known: Row[Any], request: PaymentRequest, services: Services, 
         ).one_or_none()
     if row is None:
         raise IdempotencyKeyInUse
-    return walk(held_payment(row._mapping), services, context)
+    return _walk_or_let_go(held_payment(row._mapping), services, context)
+
+
+def _walk_or_let_go(payment: HeldPayment, services: Services, context: CallContext) -> dict[str, Any]:
+    """Walk; where that ends early, end the lease too, so that a retry need not wait for it."""
+    try:
+        return walk(payment, services, context)
+    except StripeRefusal:
+        raise
+    except ServiceError:
+        let_go(payment, services)
+        raise
 
 
 def _replay(known: Row[Any], services: Services, context: CallContext) -> dict[str, Any]:

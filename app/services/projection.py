@@ -26,9 +26,10 @@ STATUS_RANK = {
     PaymentStatus.REQUIRES_CONFIRMATION: 2,
     PaymentStatus.REQUIRES_ACTION: 3,
     PaymentStatus.PROCESSING: 4,
-    PaymentStatus.PENDING: 4,
-    PaymentStatus.REQUIRES_CAPTURE: 5,
-    PaymentStatus.FAILED: 6,
+    # The checkout's word for it, which comes in the same second as its intent's.
+    PaymentStatus.PENDING: 5,
+    PaymentStatus.REQUIRES_CAPTURE: 6,
+    PaymentStatus.FAILED: 7,
 }
 CREATED_RANK = 0
 

@@ -1,5 +1,6 @@
 """Reconciliation: what webhooks may have lost is asked of Stripe, and fed to the same function as a webhook."""
 
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import TIMESTAMP, insert
 from sqlalchemy.sql import Executable
 
-from app.errors import ServiceError
+from app.errors import ServiceError, is_database_outage
 from app.models import EventCursor, Payment, StripeEvent
 from app.services import Services
-from app.services.events import Outcome, join_waiting_event, read_event, receive_event
+from app.services.events import Outcome, join_waiting_events, read_event, receive_event
 from app.services.http import CallContext
 from app.services.leases import LEASE, lease_of, reason_of
 from app.services.projection import Event
 from app.services.recovery import command_context
 from app.services.snapshots import take_snapshots
+
+log = logging.getLogger(__name__)
 
 # https://docs.stripe.com/api/events/list: at most 20 types a call, events of the last 30 days.
 MAX_TYPES = 20
@@ -138,12 +141,20 @@ def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reco
         for event in _events(cursor, services, command):
             receipt = receive_event(event, app_id=cursor.app_id, services=services)
             told, stored = told + 1, stored + (receipt.outcome is Outcome.STORED)
-    except ServiceError as error:
+    except Exception as error:
+        if is_database_outage(error):
+            raise
         _execute(_RELEASE, cursor, services)
-        reason = reason_of(error) or error.sentence
-        return Reconciled(cursor.app_id, told, stored, cursor.is_too_old, reason)
+        return Reconciled(cursor.app_id, told, stored, cursor.is_too_old, _explain(cursor, error))
     _execute(_MOVE, cursor, services, until=cursor.now)
     return Reconciled(cursor.app_id, told, stored, cursor.is_too_old)
+
+
+def _explain(cursor: HeldCursor, error: Exception) -> str:
+    if isinstance(error, ServiceError):
+        return reason_of(error) or error.sentence
+    log.error("app %s can't be reconciled", cursor.app_id, exc_info=error)
+    return f"unexpected {type(error).__name__}, see the log"
 
 
 def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Event]:
@@ -180,30 +191,34 @@ def _execute(statement: Executable, cursor: HeldCursor, services: Services, **va
         return int(connection.execute(statement, {**held, **values}).rowcount)
 
 
-_last_seen = tuple_(bindparam("after", type_=TIMESTAMP(timezone=True)), bindparam("after_id"))
-
 # Events that found no payment may belong to one that learned their ids in the very moment of a crash.
 _WAITING = (
     select(StripeEvent.app_id, StripeEvent.id, StripeEvent.refs, StripeEvent.received_at)
     .where(
         StripeEvent.payment_id.is_(None),
-        tuple_(StripeEvent.received_at, StripeEvent.id) > _last_seen,
+        tuple_(StripeEvent.received_at, StripeEvent.id, StripeEvent.app_id)
+        > tuple_(bindparam("after", type_=TIMESTAMP(timezone=True)), bindparam("after_id"), bindparam("after_app")),
     )
-    .order_by(StripeEvent.received_at, StripeEvent.id)
+    .order_by(StripeEvent.received_at, StripeEvent.id, StripeEvent.app_id)
     .limit(BATCH)
 )
 
 
-def rejoin_waiting_events(services: Services) -> int:
-    """Look once more for the payments of events that have none, and fold those that are found."""
-    after, after_id, joined = datetime.min.replace(tzinfo=UTC), "", 0
+def rejoin_waiting_events(services: Services, *, since: datetime | None = None) -> Iterator[int]:
+    """Look once more for the payments of events that have none, batch by batch; yield how many payments were found.
+
+    :param since: only events received since then
+    """
+    after = {"after": since or datetime.min.replace(tzinfo=UTC), "after_id": "", "after_app": ""}
     while True:
         with services.database.connect() as connection:
-            events = connection.execute(_WAITING, {"after": after, "after_id": after_id}).all()
+            events = connection.execute(_WAITING, after).all()
         if not events:
-            return joined
-        joined += sum(join_waiting_event(event.refs, event.app_id, services=services) for event in events)
-        after, after_id = events[-1].received_at, events[-1].id
+            return
+        refs = sorted({ref for event in events for ref in event.refs})
+        yield join_waiting_events(refs, services=services) if refs else 0
+        last = events[-1]
+        after = {"after": last.received_at, "after_id": last.id, "after_app": last.app_id}
 
 
 _LET_GO = delete(StripeEvent).where(

@@ -14,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, case, false, func, null, or_, select, update
 
-from app.errors import NoStripeKey, ServiceError, StripeRefusal, UpstreamUnavailable
+from app.errors import NoStripeKey, ServiceError, StripeRefusal, UpstreamUnavailable, is_database_outage
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
+from app.services.events import adopt_early_events
 from app.services.http import CallContext, Deadline
 from app.services.leases import (
     HELD_COLUMNS,
@@ -29,7 +30,7 @@ from app.services.leases import (
     lease_of,
     reason_of,
 )
-from app.services.runs_client import Run, RunsRefusal, RunStatus
+from app.services.runs_client import RunsRefusal, RunStatus
 from app.services.steps import STRIPE_IDEMPOTENCY_WINDOW, TASK_NAMES, record_taken, walk
 from app.services.stripe_client import IdempotencyMismatch, ReplayedFailure
 from app.services.tracking import COST_NAMES, ambiguity_pause, finish, settle
@@ -79,6 +80,10 @@ _CLAIM = (
             Payment.lease_until <= bindparam("lapsed_before"),
             or_(bindparam("only_id").is_(None), Payment.id == bindparam("only_id")),
             or_(bindparam("at_once"), Payment.recover_at.is_(None), Payment.recover_at <= func.now()),
+            # A holder that died may have sent a cost just before.
+            or_(
+                bindparam("at_once"), Payment.step != Step.TAKEN, Payment.lease_until <= func.now() - bindparam("pause")
+            ),
         )
         .order_by(Payment.lease_until)
         .limit(1)
@@ -116,7 +121,8 @@ _PUT_OFF = (
     update(Payment)
     .where(HOLDS_LEASE, Payment.step != Step.FINISHED)
     .values(
-        lease_until=func.now() + bindparam("pause"),
+        # Nobody can tell yet whether a cost was added: what is under way must have ended before the run is read.
+        lease_until=case((Payment.step == Step.TAKEN, func.now() + bindparam("pause")), else_=func.now()),
         recover_at=func.now() + bindparam("backoff"),
         recovery_tries=Payment.recovery_tries + 1,
         tracking_state=case((bindparam("is_stuck"), TrackingState.STUCK), else_=Payment.tracking_state),
@@ -162,6 +168,7 @@ def recover_payments(
             "only_id": only_id,
             "at_once": at_once,
             "lapsed_before": began_at,
+            "pause": ambiguity_pause(services),
             "new_token": uuid.uuid4(),
             "lease": lease_of(services),
         }
@@ -187,8 +194,14 @@ def recover_payment(row: Row[Any], services: Services, context: CallContext) -> 
         return Recovered(payment.id, RecoveryOutcome.PUT_OFF, "another process has it")
     except ServiceError as error:
         reason = reason_of(error) or error.sentence
-        _put_off(payment, row.recovery_tries, services, reason=reason, is_stuck=False)
-        return Recovered(payment.id, RecoveryOutcome.PUT_OFF, reason)
+    except Exception as error:
+        # One payment that we can't handle must not keep the others waiting.
+        if is_database_outage(error):
+            raise
+        log.exception("payment %s can't be recovered", payment.id)
+        reason = f"unexpected {type(error).__name__}, see the log"
+    _put_off(payment, row.recovery_tries, services, reason=reason, is_stuck=False)
+    return Recovered(payment.id, RecoveryOutcome.PUT_OFF, reason)
 
 
 def _advance(payment: HeldPayment, services: Services, context: CallContext) -> RecoveryOutcome:
@@ -236,8 +249,8 @@ def _look_for_object(
     since = (payment.asked_at or datetime.now(UTC)) - STRIPE_CLOCK_SKEW
     made = find(payment.app_id, str(payment.id), created_after=since, context=context)
     if made is not None:
-        record_taken(payment, made, services)
-        _settle_after_reading(replace(payment, step=Step.TAKEN), services, context)
+        taken, _ = record_taken(payment, made, services)
+        _settle_after_reading(taken, services, context)
         return RecoveryOutcome.TAKEN
     if not ask_anew:
         return _reject(payment, _REJECT, services, context, RecoveryOutcome.REJECTED)
@@ -252,16 +265,33 @@ def _settle_after_reading(payment: HeldPayment, services: Services, context: Cal
     if payment.run_id is None or payment.status == PaymentStatus.REJECTED:
         settle(payment, services, context)
         return
+    # Whatever becomes of the tracking, what came early is folded.
+    adopt_early_events(payment.id, payment.stripe_ids, services=services)
     try:
-        run = services.runs.get(payment.run_id, context)
+        is_missing = _is_cost_missing(payment, payment.run_id, services, context)
     except RunsRefusal as error:
         finish(payment, services, TrackingState.FAILED, f"runs-service {error.reason} to reading the run")
         return
-    if payment.org_id is not None:
-        is_missing = run.costs[COST_NAMES[payment.kind]] == 0
-    else:
-        is_missing = _is_missing_on_shared_run(payment, run, services)
     settle(payment, services, context, cost_is_missing=is_missing)
+
+
+def _is_cost_missing(payment: HeldPayment, run_id: str, services: Services, context: CallContext) -> bool:
+    """Whether a payment's run lacks its cost.
+
+    On a caller's run, which payments share, costs can't be told apart, only counted; and only while nobody works on
+    another payment there, whose cost may come yet.
+
+    :raises RunsRefusal: when there is no such run
+    :raises UpstreamUnavailable: while another payment on the run is being worked on
+    """
+    cost_name = COST_NAMES[payment.kind]
+    if payment.org_id is not None:
+        return services.runs.get(run_id, context).costs[cost_name] == 0
+    before = _count_on_shared_run(payment, services)
+    costs = services.runs.get(run_id, context).costs[cost_name]
+    if before.in_other_hands or _count_on_shared_run(payment, services) != before:
+        raise UpstreamUnavailable("runs-service", reason="shows a run that other payments are using")
+    return bool(costs < before.expected)
 
 
 _past_stripe = (Payment.step.in_([Step.TAKEN, Step.FINISHED])) & (Payment.status != PaymentStatus.REJECTED)
@@ -275,24 +305,15 @@ _ON_SHARED_RUN = select(
 ).where(Payment.run_id == bindparam("run_id"), Payment.org_id.is_(None), Payment.kind == bindparam("kind"))
 
 
-def _is_missing_on_shared_run(payment: HeldPayment, run: Run, services: Services) -> bool:
-    """Whether a caller's run, which payments share, lacks a cost; they can't be told apart there, only counted.
-
-    :raises UpstreamUnavailable: while another payment on the run is being worked on, since its cost may come yet
-    """
+def _count_on_shared_run(payment: HeldPayment, services: Services) -> Any:
+    which = {"run_id": payment.run_id, "kind": payment.kind, "payment_id": payment.id}
     with services.database.connect() as connection:
-        count = connection.execute(
-            _ON_SHARED_RUN, {"run_id": payment.run_id, "kind": payment.kind, "payment_id": payment.id}
-        ).one()
-    if count.in_other_hands:
-        raise UpstreamUnavailable("runs-service", reason="shows a run that other payments are using")
-    return bool(run.costs[COST_NAMES[payment.kind]] < count.expected)
+        return connection.execute(_ON_SHARED_RUN, which).one()
 
 
 def _put_off(payment: HeldPayment, tries: int, services: Services, *, reason: str, is_stuck: bool) -> None:
     backoff = min(FIRST_BACKOFF * 2 ** min(tries, 20), LONGEST_BACKOFF)
-    is_ambiguous = payment.step is Step.TAKEN and not is_stuck
-    pause = ambiguity_pause(services) if is_ambiguous else timedelta(0)
+    pause = ambiguity_pause(services)
     execute(services, _PUT_OFF, payment, pause=pause, backoff=backoff, is_stuck=is_stuck, new_tracking_error=reason)
 
 
@@ -319,9 +340,13 @@ def end_orphan_runs(services: Services, *, command: str) -> Iterator[str]:
         searches = connection.execute(_ORPHAN_SEARCHES, {"lease": lease_of(services) + RUNS_CLOCK_SKEW}).all()
     for search in searches:
         context = command_context(command, services)
-        for run_id in _unknown_runs(search, services, context):
-            services.runs.end(run_id, RunStatus.FAILED, context)
-            yield run_id
+        try:
+            for run_id in _unknown_runs(search, services, context):
+                services.runs.end(run_id, RunStatus.FAILED, context)
+                yield run_id
+        except ServiceError as error:
+            log.warning("runs of payment %s are searched for again later: %s", search.id, reason_of(error))
+            continue
         with services.database.connect() as connection:
             connection.execute(_SEARCHED, {"payment_id": search.id, "searched_until": search.run_search_until})
 

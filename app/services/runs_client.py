@@ -11,11 +11,14 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from app.errors import ServiceError, UpstreamError, UpstreamUnavailable
+from app.logs import about
+from app.metrics import upstream_call
 from app.services.http import CallContext, Transport
 
 UPSTREAM = "runs-service"
 SERVICE_NAME = "stripe-service"
 PAGE_SIZE = 100
+MAX_ID_LENGTH = 200
 
 
 class RunStatus(StrEnum):
@@ -53,6 +56,7 @@ class RunsRefusal(UpstreamError):
     """runs-service refused the call for good: no such run (404), or a cost that it doesn't know (422)."""
 
     code = "runs_service_refused"
+    outcome = "refused"
 
 
 class RunsClient:
@@ -80,10 +84,11 @@ class RunsClient:
             "idempotencyKey": new.idempotency_key,
         }
         try:
-            run = self._call("POST", "/v1/runs", context, {k: v for k, v in body.items() if v is not None})
-            return _read_run(run).id
+            run = _read_run(self._call("POST /v1/runs", context, {k: v for k, v in body.items() if v is not None}))
         except UpstreamError as error:
             raise error.with_sentence("Failed to create run in runs-service") from error
+        about(run=run.id)
+        return run.id
 
     def add_cost(self, run_id: str, cost_name: str, *, idempotency_key: str, context: CallContext) -> None:
         """Add one unit of a cost to a run.
@@ -93,7 +98,8 @@ class RunsClient:
         """
         item = {"costName": cost_name, "quantity": 1}
         body = {"items": [item], "idempotencyKey": idempotency_key}
-        self._call("POST", f"/v1/runs/{_segment(run_id)}/costs", context, body)
+        about(run=run_id)
+        self._call("POST /v1/runs/{id}/costs", context, body, run_id=run_id)
 
     def end(self, run_id: str, status: RunStatus, context: CallContext) -> None:
         """Complete or fail a run; doing so again is harmless.
@@ -101,7 +107,7 @@ class RunsClient:
         :raises RunsRefusal: when there is no such run.
         :raises UpstreamError: when runs-service doesn't answer as it should.
         """
-        self._call("PATCH", f"/v1/runs/{_segment(run_id)}", context, {"status": status})
+        self._call("PATCH /v1/runs/{id}", context, {"status": status}, run_id=run_id)
 
     def get(self, run_id: str, context: CallContext) -> Run:
         """Read a run with its costs.
@@ -109,7 +115,7 @@ class RunsClient:
         :raises RunsRefusal: when there is no such run.
         :raises UpstreamError: when runs-service doesn't answer as it should.
         """
-        return _read_run(self._call("GET", f"/v1/runs/{_segment(run_id)}", context))
+        return _read_run(self._call("GET /v1/runs/{id}", context, run_id=run_id))
 
     def list_running(
         self, *, org_id: str, task_name: str, started_after: datetime, started_before: datetime, context: CallContext
@@ -130,7 +136,7 @@ class RunsClient:
                 "limit": PAGE_SIZE,
                 "offset": offset,
             }
-            page = self._call("GET", f"/v1/runs?{urlencode(query)}", context).get("runs")
+            page = self._call("GET /v1/runs", context, query=f"?{urlencode(query)}").get("runs")
             if not isinstance(page, list):
                 raise UpstreamError(UPSTREAM, reason="answered a list without runs")
             yield from map(_read_run, page)
@@ -138,7 +144,16 @@ class RunsClient:
                 return
             offset += PAGE_SIZE
 
-    def _call(self, method: str, path: str, context: CallContext, body: object = None) -> dict[str, Any]:
+    def _call(
+        self, call: str, context: CallContext, body: object = None, *, run_id: str = "", query: str = ""
+    ) -> dict[str, Any]:
+        """Send a call, which is a method and the template of a path, and read the object that is answered."""
+        method, _, template = call.partition(" ")
+        path = template.replace("{id}", _segment(run_id)) + query
+        with upstream_call(UPSTREAM, call):
+            return self._exchange(method, path, context, body)
+
+    def _exchange(self, method: str, path: str, context: CallContext, body: object) -> dict[str, Any]:
         answer = self._transport.send(
             method,
             self._url + path,
@@ -183,7 +198,7 @@ def _read_run(answer: Any) -> Run:
         run = Run(answer["id"], answer.get("status", ""), answer.get("appId"), costs)
     except (AttributeError, KeyError, TypeError, ValueError):
         run = None
-    if run is None or not (isinstance(run.id, str) and run.id):
+    if run is None or not (isinstance(run.id, str) and 0 < len(run.id) <= MAX_ID_LENGTH and run.id.isprintable()):
         raise UpstreamError(UPSTREAM, reason="answered something that is no run") from None
     return run
 

@@ -60,7 +60,8 @@ def take_snapshots(
     :param since: from when on events may have been missed
     :raises UpstreamError: when Stripe or key-service doesn't answer as it should
     """
-    reader = _Reader(app_id, services, new_context)
+    # Stamped earlier than anything is read: what really happens from now on counts as later.
+    reader = _Reader(app_id, services, new_context, int(time.time()))
     for payment in _open_payments(app_id, services):
         try:
             yield from reader.payment(payment)
@@ -69,7 +70,7 @@ def take_snapshots(
     made = {"created": {"gte": int((since - REVERSALS_MOVE_FOR).timestamp())}}
     for path, kind in (("/v1/refunds", "refund.updated"), ("/v1/disputes", "charge.dispute.updated")):
         for reversal in reader.list(path, made):
-            yield _snapshot(kind, reversal)
+            yield _snapshot(kind, reversal, created=reader.read_at)
 
 
 def _open_payments(app_id: str, services: Services) -> Iterator[Any]:
@@ -90,6 +91,7 @@ class _Reader:
     app_id: str
     services: Services
     new_context: Callable[[], CallContext]
+    read_at: int
 
     def list(self, path: str, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return self.services.stripe.list_objects(self.app_id, path, filters, new_context=self.new_context)
@@ -110,17 +112,17 @@ class _Reader:
         if intent is not None:
             yield from self.intent(intent)
         if session is not None and session.get("status") in ("complete", "expired"):
-            yield _snapshot(_session_event(session, intent), session)
+            yield _snapshot(_session_event(session, intent), session, created=self.read_at)
 
     def invoice(self, invoice_id: str) -> Iterator[Event]:
         invoice = self.retrieve(f"/v1/invoices/{invoice_id}")
         if invoice.get("status") == "paid":
-            yield _snapshot("invoice.paid", invoice)
+            yield _snapshot("invoice.paid", invoice, created=self.read_at)
         elif invoice.get("attempted"):
-            yield _snapshot("invoice.payment_failed", invoice)
+            yield _snapshot("invoice.payment_failed", invoice, created=self.read_at)
         for paid in self.list("/v1/invoice_payments", {"invoice": invoice_id}):
             if paid.get("status") == "paid":
-                yield _snapshot("invoice_payment.paid", paid)
+                yield _snapshot("invoice_payment.paid", paid, created=self.read_at)
 
     def intent(self, intent: dict[str, Any]) -> Iterator[Event]:
         """The intent as it is, with a failed try for each of its failed charges."""
@@ -134,7 +136,8 @@ class _Reader:
                 yield _snapshot("charge.updated", charge, created=charge["created"])
         if kind := _INTENT_EVENTS.get(str(intent.get("status"))):
             latest = charges.get(str(id_of(intent.get("latest_charge"))), {})
-            yield _snapshot(kind, intent, created=latest.get("created") if kind.endswith("succeeded") else None)
+            paid_at = latest.get("created") if kind.endswith("succeeded") else None
+            yield _snapshot(kind, intent, created=paid_at or self.read_at)
 
 
 def _session_event(session: dict[str, Any], intent: dict[str, Any] | None) -> str:
@@ -149,13 +152,13 @@ def _intent_of_invoice(event: Event) -> str | None:
     return id_of(event.object.get("payment_intent")) or id_of(dig(event.object, "payment", "payment_intent"))
 
 
-def _snapshot(kind: str, stripe_object: dict[str, Any], *, created: int | None = None) -> Event:
+def _snapshot(kind: str, stripe_object: dict[str, Any], *, created: int) -> Event:
     said = orjson.dumps([kind, stripe_object], option=orjson.OPT_SORT_KEYS)
     return read_event(
         {
             "id": f"snapshot_{hashlib.sha256(said).hexdigest()}",
             "type": kind,
-            "created": int(time.time()) if created is None else created,
+            "created": created,
             "data": {"object": stripe_object},
         }
     )

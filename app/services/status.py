@@ -42,7 +42,7 @@ _PAYMENT_COLUMNS = (
     Payment.tracking_error,
 )
 
-_FIND = select(*_PAYMENT_COLUMNS, Payment.kind, Payment.step, Payment.answer).where(
+_FIND = select(*_PAYMENT_COLUMNS, Payment.kind, Payment.step, Payment.created_as).where(
     Payment.id == bindparam("payment_id")
 )
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import bindparam, case, func, null, update
 
-from app.errors import ServiceError, StripeRateLimited, StripeRefusal, UpstreamError
+from app.errors import NoStripeKey, ServiceError, StripeRateLimited, StripeRefusal, UpstreamError
 from app.models import Payment, PaymentKind, PaymentStatus, Step, known_status
 from app.services import Services
 from app.services.http import CallContext
-from app.services.leases import HOLDS_LEASE, HeldPayment, LeaseLost, execute, let_go
+from app.services.key_client import UPSTREAM as KEY_SERVICE
+from app.services.leases import HOLDS_LEASE, HeldPayment, LeaseLost, execute
 from app.services.runs_client import NewRun, RunStatus
 from app.services.stripe_client import CheckoutSession, PaymentIntent
 from app.services.stripe_params import checkout_session_params, payment_intent_params, payment_metadata
@@ -63,6 +64,7 @@ _TAKE = (
         step=Step.TAKEN,
         answer_status=bindparam("new_answer_status"),
         answer=bindparam("new_answer"),
+        created_as=bindparam("new_created_as"),
         status=bindparam("new_status"),
         stripe_payment_intent_id=bindparam("intent_id"),
         stripe_checkout_session_id=bindparam("session_id"),
@@ -77,21 +79,18 @@ _TAKE = (
 
 
 def walk(payment: HeldPayment, services: Services, context: CallContext) -> dict[str, Any]:
-    """Take a payment as far as it goes. What fails leaves it where it stands, for a retry or for recovery.
+    """Take a payment as far as it goes. What fails leaves it where it stands; the caller ends the lease.
 
     :raises StripeRefusal: when Stripe refuses for good; that is kept as the payment's answer.
     :raises ServiceError: when it can't go on now.
     """
     try:
         payment, is_first_ask = _ask(payment, services, context)
-        answer = _take(payment, services, context, is_first_ask=is_first_ask)
+        taken, answer = _take(payment, services, context, is_first_ask=is_first_ask)
     except StripeRefusal:
         try_to_settle(replace(payment, step=Step.TAKEN, status=PaymentStatus.REJECTED), services, context)
         raise
-    except ServiceError:
-        let_go(payment, services)
-        raise
-    try_to_settle(replace(payment, step=Step.TAKEN), services, context)
+    try_to_settle(taken, services, context)
     return answer
 
 
@@ -154,23 +153,32 @@ def _stripe_params(payment: HeldPayment, run_id: str | None) -> dict[str, Any]:
     return {**payment_intent_params(payment.request, metadata)}
 
 
-def _take(payment: HeldPayment, services: Services, context: CallContext, *, is_first_ask: bool) -> dict[str, Any]:
+def _take(
+    payment: HeldPayment, services: Services, context: CallContext, *, is_first_ask: bool
+) -> tuple[HeldPayment, dict[str, Any]]:
     """Have Stripe make the object, record it, and return the answer for the caller."""
     try:
         made = _have_stripe_make(payment, services, context)
     except StripeRefusal as refusal:
         _record_refusal(payment, refusal, services)
         raise
-    except (StripeRateLimited, UpstreamError) as error:
+    except (NoStripeKey, StripeRateLimited, UpstreamError) as error:
         # That this try wasn't executed says nothing about an earlier one.
-        if is_first_ask and (isinstance(error, StripeRateLimited) or error.executed is False):
+        if is_first_ask and not _may_be_executed(error):
             execute(services, _TAKE_BACK, payment)
         raise
     return record_taken(payment, made, services)
 
 
-def record_taken(payment: HeldPayment, made: CheckoutSession | PaymentIntent, services: Services) -> dict[str, Any]:
-    """Record what Stripe made, and return the answer for the caller.
+def _may_be_executed(error: ServiceError) -> bool:
+    """Whether Stripe may have executed a request that ended so; without a key it was never asked."""
+    return isinstance(error, UpstreamError) and error.executed is not False and error.upstream != KEY_SERVICE
+
+
+def record_taken(
+    payment: HeldPayment, made: CheckoutSession | PaymentIntent, services: Services
+) -> tuple[HeldPayment, dict[str, Any]]:
+    """Record what Stripe made; return the payment as it stands then, and the answer for the caller.
 
     :raises LeaseLost: when another process holds the payment by now.
     """
@@ -180,7 +188,13 @@ def record_taken(payment: HeldPayment, made: CheckoutSession | PaymentIntent, se
         record, answer = _record_of_intent(payment, made)
     if not execute(services, _TAKE, payment, **record):
         raise LeaseLost
-    return answer
+    taken = replace(
+        payment,
+        step=Step.TAKEN,
+        stripe_payment_intent_id=record["intent_id"],
+        stripe_checkout_session_id=record["session_id"],
+    )
+    return taken, answer
 
 
 def _have_stripe_make(
@@ -192,11 +206,42 @@ def _have_stripe_make(
     return create(payment.app_id, params, idempotency_key=payment.upstream_key, context=context)
 
 
+def _created_as(
+    *,
+    status: str,
+    amount: int | None,
+    currency: str | None,
+    intent_id: str | None,
+    session_id: str | None,
+    subscription_id: str | None,
+    customer_id: str | None,
+) -> dict[str, Any]:
+    """What the creation said, in the names of `Creation`: the fold begins there, and never with its own results."""
+    return {
+        "status": status,
+        "amount_in_cents": amount,
+        "currency": currency,
+        "payment_intent_id": intent_id,
+        "checkout_session_id": session_id,
+        "subscription_id": subscription_id,
+        "customer_id": customer_id,
+    }
+
+
 def _record_of_session(payment: HeldPayment, session: CheckoutSession) -> tuple[dict[str, Any], dict[str, Any]]:
     answer = {"success": True, "payment_id": str(payment.id), "session_id": session.id, "url": session.url}
     record = {
         "new_answer_status": 200,
         "new_answer": answer,
+        "new_created_as": _created_as(
+            status=PaymentStatus.CHECKOUT_CREATED,
+            amount=session.amount_total,
+            currency=session.currency,
+            intent_id=session.payment_intent_id,
+            session_id=session.id,
+            subscription_id=session.subscription_id,
+            customer_id=session.customer_id or payment.request.get("customer_id"),
+        ),
         "new_status": PaymentStatus.CHECKOUT_CREATED,
         "intent_id": session.payment_intent_id,
         "session_id": session.id,
@@ -218,6 +263,15 @@ def _record_of_intent(payment: HeldPayment, intent: PaymentIntent) -> tuple[dict
     record = {
         "new_answer_status": 200,
         "new_answer": answer,
+        "new_created_as": _created_as(
+            status=known_status(intent.status),
+            amount=intent.amount,
+            currency=intent.currency,
+            intent_id=intent.id,
+            session_id=None,
+            subscription_id=None,
+            customer_id=intent.customer_id,
+        ),
         "new_status": known_status(intent.status),
         "intent_id": intent.id,
         "session_id": None,
@@ -238,6 +292,7 @@ def _record_refusal(payment: HeldPayment, refusal: StripeRefusal, services: Serv
         payment,
         new_answer_status=refusal.status,
         new_answer=answer,
+        new_created_as=None,
         new_status=PaymentStatus.REJECTED,
         **nothing,
     ):

@@ -23,6 +23,8 @@ from stripe.params import (
 from stripe.params.checkout import SessionCreateParams
 
 from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
+from app.logs import about, redact
+from app.metrics import upstream_call
 from app.services.http import CallContext, Deadline, Transport
 from app.services.key_client import KeyClient, Provider
 
@@ -31,13 +33,16 @@ MAX_CLIENTS = 1_000
 PAGE_SIZE = 100
 MAX_PRICES = 10_000
 MAX_MESSAGE_LENGTH = 500
+MAX_TEXT_LENGTH = 255
+MAX_URL_LENGTH = 10_000
 
 T = TypeVar("T")
 
 _deadline: ContextVar[Deadline] = ContextVar("stripe_deadline")
 # What can be one segment of a path: any other id would lead to another route of Stripe's.
 _SEGMENT = re.compile(r"(?!\.+$)[^/\x00]+")
-_SECRET = re.compile(r"\b(sk|rk|whsec)_\w[\w*]*|\w+_secret_\w+")
+# What an object's id follows in a path; no other resource that is used has two words.
+_RESOURCE = re.compile(r"/v1/(checkout/sessions|[a-z_]+)")
 
 # The SDK logs whole bodies at DEBUG, and a request's URL at INFO; the first hold secrets.
 logging.getLogger("stripe").setLevel(logging.WARNING)
@@ -193,6 +198,7 @@ class Stripe:
         :raises StripeRateLimited: when it is asked too often; nothing was executed.
         :raises UpstreamError: when it wasn't executed (`executed` False), or nobody can tell (None).
         """
+        about(payment=_payment_id(params))
         answer = self._call(app_id, "post", "/v1/checkout/sessions", params, idempotency_key, context)
         return _read(_checkout_session, answer)
 
@@ -203,6 +209,7 @@ class Stripe:
 
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
         """
+        about(payment=_payment_id(params))
         answer = self._call(app_id, "post", "/v1/payment_intents", params, idempotency_key, context)
         return _read(_payment_intent, answer)
 
@@ -371,6 +378,18 @@ class Stripe:
         idempotency_key: str | None,
         context: CallContext,
     ) -> object:
+        with upstream_call(UPSTREAM, _call_name(method, path)):
+            return self._exchange(key, method, path, params, idempotency_key, context)
+
+    def _exchange(
+        self,
+        key: str,
+        method: str,
+        path: str,
+        params: Mapping[str, Any],
+        idempotency_key: str | None,
+        context: CallContext,
+    ) -> object:
         _deadline.set(context.deadline)
         try:
             # raw_request spares the conversion to StripeObject, a third of the CPU of a call.
@@ -387,6 +406,20 @@ class Stripe:
         return stripe.StripeClient(
             key, http_client=self._http, base_addresses={"api": self._api_base}, max_network_retries=0
         )
+
+
+def _payment_id(params: Mapping[str, Any]) -> str | None:
+    """The payment that an object is made for: it is in the object's metadata."""
+    payment_id: str | None = params["metadata"].get("paymentId")
+    return payment_id
+
+
+def _call_name(method: str, path: str) -> str:
+    """The call without ids: `GET /v1/payment_intents/{id}`."""
+    resource = _RESOURCE.match(path)
+    if resource is None:
+        raise ValueError("no path of Stripe's")
+    return f"{method.upper()} {resource[0]}{'' if resource[0] == path else '/{id}'}"
 
 
 def _our_error(error: stripe.StripeError) -> Exception:
@@ -419,7 +452,7 @@ def _our_error(error: stripe.StripeError) -> Exception:
 def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal] = StripeRefusal) -> StripeRefusal:
     message = error.user_message if isinstance(error.user_message, str) else "Stripe refused the request"
     code = error.code if isinstance(error.code, str) and error.code else "invalid_request"
-    return kind(_SECRET.sub("[redacted]", message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
+    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
 
 
 def _read(parse: Callable[[dict[str, Any]], T], answer: object) -> T:
@@ -446,12 +479,12 @@ def _checkout_session(answer: dict[str, Any]) -> CheckoutSession:
     _require(answer, "checkout.session")
     return CheckoutSession(
         id=_text(answer["id"]),
-        url=answer.get("url"),
+        url=None if answer.get("url") is None else _text(answer["url"], at_most=MAX_URL_LENGTH),
         payment_intent_id=_id_of(answer.get("payment_intent")),
         subscription_id=_id_of(answer.get("subscription")),
         customer_id=_id_of(answer.get("customer")),
-        amount_total=answer.get("amount_total"),
-        currency=answer.get("currency"),
+        amount_total=None if answer.get("amount_total") is None else _cents(answer["amount_total"]),
+        currency=None if answer.get("currency") is None else _currency(answer["currency"]),
     )
 
 
@@ -461,8 +494,8 @@ def _payment_intent(answer: dict[str, Any]) -> PaymentIntent:
         id=_text(answer["id"]),
         client_secret=_text(answer["client_secret"]),
         status=_text(answer["status"]),
-        amount=int(answer["amount"]),
-        currency=_text(answer["currency"]),
+        amount=_cents(answer["amount"]),
+        currency=_currency(answer["currency"]),
         customer_id=_id_of(answer.get("customer")),
     )
 
@@ -510,10 +543,22 @@ def _require(answer: dict[str, Any], kind: str) -> None:
         raise ValueError(f"not a {kind}")
 
 
-def _text(value: object) -> str:
-    if not (isinstance(value, str) and value):
-        raise TypeError("not a string")
+def _text(value: object, *, at_most: int = MAX_TEXT_LENGTH) -> str:
+    """A string that a column can take."""
+    if not (isinstance(value, str) and 0 < len(value) <= at_most and "\x00" not in value):
+        raise TypeError("not a usable string")
+    value.encode()
     return value
+
+
+def _cents(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise TypeError("not an amount")
+    return value
+
+
+def _currency(value: object) -> str:
+    return _text(value, at_most=3)
 
 
 def _optional(read: Callable[[Any], T], value: Any) -> T | None:
@@ -522,4 +567,4 @@ def _optional(read: Callable[[Any], T], value: Any) -> T | None:
 
 def _id_of(reference: Any) -> str | None:
     """The id of what a field refers to, whether it holds the id or the expanded object."""
-    return reference if reference is None or isinstance(reference, str) else _text(reference["id"])
+    return None if reference is None else _text(reference if isinstance(reference, str) else reference["id"])

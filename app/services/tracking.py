@@ -60,7 +60,7 @@ def settle(payment: HeldPayment, services: Services, context: CallContext, *, co
     taken = payment.status != PaymentStatus.REJECTED
     refusals = []
     if taken:
-        adopt_early_events(payment.id, services=services)
+        adopt_early_events(payment.id, payment.stripe_ids, services=services)
     if payment.run_id and taken and cost_is_missing:
         refusals.append(_add_cost(payment, payment.run_id, services, context))
     if payment.run_id and payment.org_id:

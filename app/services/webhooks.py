@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from stripe import SignatureVerificationError, WebhookSignature
 
 from app.errors import ServiceError
+from app.logs import about
 from app.services import Services
 from app.services.events import Receipt, parse_event, receive_event
 from app.services.http import CallContext
@@ -49,15 +50,16 @@ def receive_webhook(
         verify(payload, signature, services.settings.webhook_secrets)
     else:
         _verify_for_app(payload, signature, app_id, services, context)
-    return receive_event(parse_event(payload), app_id=app_id, services=services)
+    receipt = receive_event(parse_event(payload), app_id=app_id, services=services)
+    about(payment=receipt.payment_id)
+    return receipt
 
 
 def _verify_for_app(payload: bytes, signature: str, app_id: str, services: Services, context: CallContext) -> None:
-    known = services.app_secrets.current(app_id, context)
     try:
-        verify(payload, signature, known)
+        verify(payload, signature, services.app_secrets.current(app_id, context))
     except InvalidSignature:
-        verify(payload, signature, services.app_secrets.refreshed(app_id, known, context))
+        verify(payload, signature, services.app_secrets.refreshed(app_id, context))
 
 
 def verify(payload: bytes, signature: str, secrets: Iterable[str]) -> None:

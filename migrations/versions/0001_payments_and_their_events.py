@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("asked_anew", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer_status", sa.SmallInteger(), nullable=True),
         sa.Column("answer", postgresql.JSON(astext_type=sa.Text()), nullable=True),
+        sa.Column("created_as", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("stripe_payment_intent_id", sa.String(length=255), nullable=True),
         sa.Column("stripe_checkout_session_id", sa.String(length=255), nullable=True),
         sa.Column("stripe_subscription_id", sa.String(length=255), nullable=True),

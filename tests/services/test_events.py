@@ -282,13 +282,24 @@ def insert_taken(db: Connection, payment_id: str, life: Life, number: int) -> No
     db.execute(
         text(
             "INSERT INTO payments (id, kind, app_id, org_id, request_hash, request, step, lease_token, lease_until,"
-            " answer_status, answer, status, stripe_payment_intent_id, stripe_checkout_session_id, amount_in_cents,"
-            " currency, tracking_state) VALUES (:id, :kind, 'shop', 'org_1', '', '{}', 'finished', :id, now(), 200,"
-            " '{\"status\": \"requires_payment_method\"}', :status, :intent, :session, :amount, 'usd', 'none')"
+            " answer_status, answer, created_as, status, stripe_payment_intent_id, stripe_checkout_session_id,"
+            " amount_in_cents, currency, tracking_state) VALUES (:id, :kind, 'shop', 'org_1', '', '{}', 'finished', :id, now(), 200,"
+            " '{}', CAST(:created_as AS jsonb), :status, :intent, :session, :amount, 'usd', 'none')"
         ),
         {
             "id": payment_id,
             "kind": creation.kind,
+            "created_as": json.dumps(
+                {
+                    "status": creation.status,
+                    "amount_in_cents": AMOUNT,
+                    "currency": "usd",
+                    "payment_intent_id": creation.payment_intent_id and f"{INTENT}_{number}",
+                    "checkout_session_id": creation.checkout_session_id and f"{SESSION}_{number}",
+                    "subscription_id": None,
+                    "customer_id": None,
+                }
+            ),
             "status": creation.status,
             "intent": creation.payment_intent_id and f"{INTENT}_{number}",
             "session": creation.checkout_session_id and f"{SESSION}_{number}",

@@ -1,0 +1,21 @@
+"""What the service measures."""
+
+from flask import Response
+
+from app.blueprints import Blueprint
+from app.context import services
+from app.metrics import CONTENT_TYPE, render
+from app.services.backlog import find_backlog
+
+blp = Blueprint("metrics", __name__, description="What the service measures.")
+
+
+@blp.route("/metrics")
+@blp.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus' text format.")
+@blp.errors(401, 403)
+def show_metrics() -> Response:
+    """Show the service's metrics to Prometheus.
+
+    The API key may also be sent as a bearer token.
+    """
+    return Response(render(find_backlog(services()), services().settings.metrics_directory), content_type=CONTENT_TYPE)
