@@ -240,9 +240,10 @@ LIVES: tuple[Callable[[Life], None], ...] = (
 
 
 def payments_and_their_events(count: int, db: Connection) -> tuple[dict[str, Life], list[dict[str, Any]]]:
-    """Payments as Stripe took them, and the events of a life for each, all mixed."""
+    """Payments as Stripe took them, and the events of a life for each: one payment's in any order, at one time."""
     lives: dict[str, Life] = {}
     told: list[dict[str, Any]] = []
+    any_order = random.Random(7)
     for number, (kind, live) in zip(range(count), itertools.cycle(itertools.product(range(3), LIVES)), strict=False):
         from app.models import PaymentKind
 
@@ -252,8 +253,8 @@ def payments_and_their_events(count: int, db: Connection) -> tuple[dict[str, Lif
         payment_id = str(uuid.uuid4())
         lives[payment_id] = life
         insert_taken(db, payment_id, life, number)
-        told += [renamed(e, payment_id, number) for e in life.events]
-    random.Random(7).shuffle(told)
+        events_of_life = [renamed(e, payment_id, number) for e in life.events]
+        told += any_order.sample(events_of_life, len(events_of_life))
     return lives, told
 
 
@@ -283,7 +284,8 @@ def insert_taken(db: Connection, payment_id: str, life: Life, number: int) -> No
         text(
             "INSERT INTO payments (id, kind, app_id, org_id, request_hash, request, step, lease_token, lease_until,"
             " answer_status, answer, created_as, status, stripe_payment_intent_id, stripe_checkout_session_id,"
-            " amount_in_cents, currency, tracking_state) VALUES (:id, :kind, 'shop', 'org_1', '', '{}', 'finished', :id, now(), 200,"
+            " amount_in_cents, currency, tracking_state)"
+            " VALUES (:id, :kind, 'shop', 'org_1', '', '{}', 'finished', :id, now(), 200,"
             " '{}', CAST(:created_as AS jsonb), :status, :intent, :session, :amount, 'usd', 'none')"
         ),
         {
