@@ -9,7 +9,9 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
 
 blp = Blueprint("docs", __name__)
-swagger_ui = get_swaggerui_blueprint("/docs", "/openapi.json", config={"app_name": "Stripe Service"})
+# Without a word about the validator, the page would send the address of the document to the makers of Swagger UI.
+PAGE_CONFIG = {"app_name": "Stripe Service", "validatorUrl": None}
+swagger_ui = get_swaggerui_blueprint("/docs", "/openapi.json", config=PAGE_CONFIG)
 
 
 @blp.get("/openapi.json")

@@ -34,6 +34,8 @@ PAGE_SIZE = 100
 MAX_PRICES = 10_000
 MAX_MESSAGE_LENGTH = 500
 MAX_TEXT_LENGTH = 255
+# Of a product. https://github.com/stripe/openapi
+MAX_NAME_LENGTH = 5_000
 MAX_URL_LENGTH = 10_000
 
 T = TypeVar("T")
@@ -502,7 +504,8 @@ def _payment_intent(answer: dict[str, Any]) -> PaymentIntent:
 
 def _product(answer: dict[str, Any]) -> Product:
     _require(answer, "product")
-    return Product(id=_text(answer["id"]), name=_text(answer["name"]), description=answer.get("description"))
+    name = _text(answer["name"], at_most=MAX_NAME_LENGTH)
+    return Product(id=_text(answer["id"]), name=name, description=answer.get("description"))
 
 
 def _price(answer: dict[str, Any]) -> Price:

@@ -58,7 +58,7 @@ class TestFinding:
         assert [refund["stripeRefundId"] for refund in answer["events"]["refunds"]] == ["re_1"]
 
     def test_it_is_not_paid_by_a_one_cent_intent_that_copies_its_metadata(self, client: FlaskClient) -> None:
-        """Fails when an event is joined by its metadata though the payment knows its own intent."""
+        """Fails when the fold takes an intent for the payment's own though no id says so."""
         for path, body in (("/payment-intent/create", intent()), ("/checkout/create", checkout())):
             created = client.post(path, json=body).json
             before = status_of(client, created["paymentId"])
