@@ -1,6 +1,9 @@
 """The transport: a deadline for the whole exchange, whatever the upstream does."""
 
+import socket
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,48 @@ class TestSend:
 
         assert caught.value.executed is False
         assert stand_ins.ledger() == []
+
+    def test_it_sends_nothing_when_the_name_took_until_the_deadline(
+        self, stand_ins: StandIns, runs_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when a socket is given time anew after the name was resolved."""
+        resolve = socket.getaddrinfo
+
+        def resolve_slowly(*arguments: Any, **options: Any) -> Any:
+            time.sleep(0.4)
+            return resolve(*arguments, **options)
+
+        monkeypatch.setattr("app.services.http.socket.getaddrinfo", resolve_slowly)
+        with pytest.raises(UpstreamTimeout) as caught:
+            get(runs_url, seconds=0.2)
+
+        assert caught.value.executed is False
+        assert stand_ins.ledger() == []
+
+    def test_it_never_reads_one_request_s_answer_as_another_s(self) -> None:
+        """Fails when a connection is used again after an interim answer, whose true answer is still to come."""
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def answer() -> None:
+            for number in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    body = b'{"for": %d}' % number
+                    connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" if number == 0 else b"")
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+        server = threading.Thread(target=answer)
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        transport = Transport("upstream")
+        with pytest.raises(UpstreamError, match="no usable answer"):
+            transport.send("GET", url, headers={}, deadline=Deadline.after(5), repeatable=False)
+        second = transport.send("GET", url, headers={}, deadline=Deadline.after(5), repeatable=False)
+
+        assert second.body == b'{"for": 1}'
+        server.join(5)
+        listener.close()
 
     def test_it_knows_that_nothing_was_executed_when_the_connection_is_refused(self) -> None:
         with pytest.raises(UpstreamUnavailable) as caught:
