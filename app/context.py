@@ -68,11 +68,11 @@ def _begin_request() -> None:
 
 def _end_request(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    seconds = time.perf_counter() - g.began_at
-    count_request(method=_method(), route=_route(), status=response.status_code, seconds=seconds)
+    route, status, seconds = _route(), response.status_code, time.perf_counter() - g.began_at
+    count_request(method=_method(), route=route, status=status, seconds=seconds)
     if services().settings.metrics_by_app and request.endpoint in CREATING and (app_id := noted("app")):
-        count_create(app_id=str(app_id), route=_route(), status=response.status_code)
-    end_request(status=response.status_code, milliseconds=round(seconds * 1000, 1), code=g.get("error_code"))
+        count_create(app_id=str(app_id), route=route, status=status)
+    end_request(status=status, milliseconds=round(seconds * 1000, 1), code=g.get("error_code"))
     return response
 
 

@@ -35,7 +35,7 @@ control_socket_disable = True
 preload_app = False
 
 
-class LoggerLikeTheApplications(Logger):  # type: ignore[misc]
+class ServiceLogger(Logger):  # type: ignore[misc]
     """gunicorn's own lines, in the format and on the stream of all others.
 
     With `logconfig_dict` it would put together an access line of its own for every request, with its query and all of
@@ -52,7 +52,7 @@ class LoggerLikeTheApplications(Logger):  # type: ignore[misc]
         configure_logging(self.loglevel)
 
 
-logger_class = LoggerLikeTheApplications
+logger_class = ServiceLogger
 
 _at_exit = ExitStack()
 
