@@ -1,0 +1,202 @@
+"""What reads take on a million payments and three million events, next to ten thousand payments.
+
+`python -m tests.bench.rows` fails when a read takes more than its bound, or looks at every row of a table.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import median
+
+import orjson
+from flask.testing import FlaskClient
+from sqlalchemy import Engine
+
+from app import create_app
+from app.config import Settings
+from tests.bench import population
+from tests.bench.database import connect, fresh_database
+from tests.bench.plans import explain, reads_whole_table
+from tests.bench.population import ORG_OF_1000, ORG_OF_A_TENTH
+from tests.bench.processes import end_cleanly_on_signals
+from tests.bench.service import service_environment
+from tests.web import API_KEY
+
+SMALL = 10_000
+MOST_TIMES_SMALL = 2.0
+WHOLE_APP_MS = 500.0
+BLOCKS = 8
+BLOCK = 50
+REPEATS_OF_WHOLE_APP = 20
+STATUSES = 100
+LARGEST_PAGE = 500
+# No read asks an upstream.
+NO_UPSTREAM_PORT = 9
+
+
+@dataclass(frozen=True)
+class Store:
+    """The service in this process, on a database of so many payments."""
+
+    client: FlaskClient
+    engine: Engine
+    payments: int
+
+    def get(self, path: str) -> dict[str, object]:
+        response = self.client.get(path)
+        assert response.status_code == 200, (path, response.status, response.text)
+        return dict(orjson.loads(response.data))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A kind of read: for a database, the paths that are taken in turn."""
+
+    name: str
+    paths: Callable[[Store], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a read takes, in milliseconds, and what it may take."""
+
+    name: str
+    milliseconds: float
+    bound: float
+    remark: str
+
+    def __str__(self) -> str:
+        verdict = "" if self.milliseconds <= self.bound else "  MISSED"
+        return f"{self.name:<34}{self.milliseconds:>9.2f} ms, bound {self.bound:>7.2f} ms {self.remark}{verdict}"
+
+
+def main() -> int:
+    """Measure, print plans and figures; 1 when a bound is missed or a whole table is read."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.rows", description=__doc__.partition("\n")[0])
+    parser.add_argument("--payments", type=int, default=1_000_000, help="in the large database")
+    parser.add_argument("--keep", action="store_true", help="leave the databases where they are")
+    options = parser.parse_args()
+    end_cleanly_on_signals()
+    with ExitStack() as stack:
+        small = stack.enter_context(_store(SMALL, keep=options.keep))
+        large = stack.enter_context(_store(options.payments, keep=options.keep))
+        plans = [plan for read in READS for plan in _plans(large, read)]
+        figures = [_compare(read, small, large) for read in READS]
+    with _store(options.payments, apps=1, events=False, keep=options.keep) as one_app:
+        plans += _plans(one_app, WHOLE_APP)
+        figures.append(_measure_whole_app(one_app))
+    print("\n\n".join(plans), *figures, sep="\n")
+    whole_tables = sum(map(reads_whole_table, plans))
+    print(f"plans that read a whole table: {whole_tables} of {len(plans)}")
+    return 1 if whole_tables or any(each.milliseconds > each.bound for each in figures) else 0
+
+
+@contextmanager
+def _store(payments: int, *, apps: int = 20, events: bool = True, keep: bool) -> Iterator[Store]:
+    with fresh_database(keep=keep) as url:
+        _say(f"{url}: {payments:,} payments of {apps} apps")
+        with connect(url).connect() as connection:
+            population.add_paid(connection, payments, apps=apps)
+            if events:
+                _say(f"{payments * population.EVENTS_OF_PAYMENT:,} events")
+                population.add_events(connection)
+            population.vacuum(connection)
+        app = create_app(Settings.from_environment(service_environment(url, NO_UPSTREAM_PORT)).require_valid())
+        client = app.test_client()
+        client.environ_base["HTTP_X_API_KEY"] = API_KEY
+        with app.app_context():
+            engine = app.extensions["sqlalchemy"].engine
+        try:
+            yield Store(client, engine, payments)
+        finally:
+            engine.dispose()
+
+
+def _statuses(store: Store) -> list[str]:
+    step = store.payments // STATUSES
+    return [f"/status/{population.payment_id(number)}" for number in range(1, store.payments, step)]
+
+
+def _page_in_the_middle(store: Store) -> list[str]:
+    """The page that cursors lead to after half of the largest organisation's payments."""
+    path = f"/status/by-org/{ORG_OF_A_TENTH}"
+    cursor = ""
+    for _ in range(store.payments // 10 // 2 // LARGEST_PAGE):
+        cursor = f"cursor={store.get(f'{path}?limit={LARGEST_PAGE}&{cursor}')['nextCursor']}"
+    return [f"{path}?{cursor}"]
+
+
+def _stats_of_org(_: Store) -> list[str]:
+    return [f"/stats?orgId={ORG_OF_1000}"]
+
+
+def _stats_of_app(_: Store) -> list[str]:
+    return ["/stats?appId=app_0"]
+
+
+READS = (
+    Read("GET /status/{paymentId}", _statuses),
+    Read("GET /status/by-org, in the middle", _page_in_the_middle),
+    Read("GET /stats of an org of 1,000", _stats_of_org),
+)
+WHOLE_APP = Read("GET /stats of an app with all", _stats_of_app)
+
+
+def _plans(store: Store, read: Read) -> list[str]:
+    _say(f"{read.name}: plans")
+    path = read.paths(store)[-1]
+    store.get(path)
+    return [f"{read.name}\n{plan}" for plan in explain(store.engine, lambda: store.get(path))]
+
+
+def _compare(read: Read, small: Store, large: Store) -> Figures:
+    _say(f"{read.name}: {BLOCKS * BLOCK} times")
+    taken = _measure_by_turns(read, (small, large))
+    usual, measured = median(taken[small.payments]), median(taken[large.payments])
+    remark = f"= {MOST_TIMES_SMALL:.0f} x {usual:.2f} ms with {small.payments:,}: {measured / usual:.2f} x"
+    return Figures(read.name, measured, MOST_TIMES_SMALL * usual, remark)
+
+
+def _measure_by_turns(read: Read, stores: Sequence[Store]) -> dict[int, list[float]]:
+    """Milliseconds by the number of payments, a block on one database after a block on another.
+
+    Whatever else the machine does meets both; and within a block the caches are warm, of the processor too.
+    """
+    paths = {store.payments: cycle(read.paths(store)) for store in stores}
+    taken: dict[int, list[float]] = {store.payments: [] for store in stores}
+    for _ in range(BLOCKS):
+        for store in stores:
+            of_store = list(islice(paths[store.payments], BLOCK))
+            _warm(store, of_store)
+            taken[store.payments] += [_milliseconds(store, path) for path in of_store]
+    return taken
+
+
+def _warm(store: Store, paths: Sequence[str]) -> None:
+    for path in paths:
+        store.get(path)
+
+
+def _measure_whole_app(store: Store) -> Figures:
+    path = WHOLE_APP.paths(store)[0]
+    assert store.get(path)["totalPayments"] == store.payments
+    measured = median(_milliseconds(store, path) for _ in range(REPEATS_OF_WHOLE_APP))
+    return Figures(WHOLE_APP.name, measured, WHOLE_APP_MS, f"for {store.payments:,} payments")
+
+
+def _milliseconds(store: Store, path: str) -> float:
+    started = time.perf_counter()
+    store.get(path)
+    return 1000 * (time.perf_counter() - started)
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
