@@ -1,9 +1,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+AUDIT := $(BIN)/pip-audit --disable-pip --progress-spinner off --timeout 3
+CHROMIUM ?= /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test test-unit test-integration lint format openapi migration migrate
+.PHONY: help install run dev test test-unit test-integration browser-test lint audit format openapi migration migrate
 
 help: ## Show what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +15,7 @@ install: $(VENV)/installed ## Install the locked versions of all dependencies in
 
 $(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(PIP_INSTALL) --requirement requirements.lock
 	@touch $@
 
 run: install ## Run everything here: PostgreSQL, the stand-ins, the service and its worker
@@ -30,11 +33,24 @@ test-unit: install ## Run the tests that need neither PostgreSQL nor the stand-i
 test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 	$(BIN)/pytest -n 2 -m integration
 
+browser-test: install ## Try the docs page and the checkout page in Chromium: apt-get install chromium, or CHROMIUM=path
+	@test -x "$(CHROMIUM)" || { echo "No browser at $(CHROMIUM): apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
+	$(PIP_INSTALL) --requirement requirements-browser.lock
+	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest tests/browser
+
 lint: install ## Check style, types and the lock
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pip check --disable-pip-version-check
+	@$(MAKE) --no-print-directory audit
+
+# Where the database of vulnerabilities doesn't know the one of this old version, it can't be asked: what it says of the
+# lock would mean nothing.
+audit: install ## Look for known vulnerabilities in the locked versions
+	@if echo "jinja2==2.4.1" | $(AUDIT) --no-deps --format json --requirement /dev/stdin 2>/dev/null | grep -q '"fix_versions"'; \
+	then $(AUDIT) --require-hashes --requirement requirements.lock --requirement requirements-browser.lock; \
+	else echo "Not looked for known vulnerabilities: their database can't be reached from here."; fi
 
 format: install ## Put the code into its style
 	$(BIN)/ruff check --fix

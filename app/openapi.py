@@ -74,14 +74,14 @@ class CamelCasePlugin(FlaskPlugin):  # type: ignore[misc]
 
 
 class RulesConverter(OpenAPIConverter):
-    """Writes down the rules that apispec leaves out: those of a map's keys, and those of several fields together."""
+    """Writes down what apispec leaves out: the rules of a map's keys, and what a schema says of itself as a whole."""
 
     def init_attribute_functions(self) -> None:
         super().init_attribute_functions()
         self.add_attribute_function(type(self).key_rules)
 
     def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
-        return {**super().schema2jsonschema(schema), **getattr(schema, "rules", {})}
+        return {**super().schema2jsonschema(schema), **getattr(schema, "document", {})}
 
     def key_rules(self, field: Field[Any], **_: Any) -> dict[str, Any]:
         keys = field.key_field if isinstance(field, Dict) else None
@@ -89,7 +89,7 @@ class RulesConverter(OpenAPIConverter):
 
 
 class RulesPlugin(MarshmallowPlugin):
-    """apispec's plugin for marshmallow, with the rules that it leaves out."""
+    """apispec's plugin for marshmallow, with what it leaves out."""
 
     Converter = RulesConverter
 

@@ -16,6 +16,9 @@ MAX_URL_LENGTH = 2048
 class CamelCaseSchema(Schema):
     """Names are snake_case in Python and camelCase on the wire. Fields that we don't know are ignored."""
 
+    # What the OpenAPI document says of the schema as a whole: an example, rules for several fields together.
+    document: ClassVar[Mapping[str, Any]] = {}
+
     class Meta:
         unknown = EXCLUDE
 

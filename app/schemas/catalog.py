@@ -116,6 +116,8 @@ class _CreateSchema(RequestSchema):
 class ProductCreateSchema(_CreateSchema):
     """A product to create."""
 
+    document: ClassVar = {"example": {"appId": "shop", "name": "T-shirt"}}
+
     id = NewId(metadata={"description": "If there is one already, it is shown as it is. Stripe chooses one otherwise."})
     name = Text(
         required=True,
@@ -140,6 +142,10 @@ class RecurringSchema(RequestSchema):
 
 class PriceCreateSchema(_CreateSchema):
     """A price to create."""
+
+    document: ClassVar = {
+        "example": {"appId": "shop", "productId": "prod_sandbox", "unitAmountInCents": 2000, "currency": "usd"},
+    }
 
     product_id = Text(
         required=True,
@@ -172,8 +178,11 @@ _NOT_REPEATING = {"properties": {"duration": {"enum": ["once", "forever", None]}
 class CouponCreateSchema(_CreateSchema):
     """A coupon to create: either a percentage or an amount off."""
 
-    # What the two validators below check, for the document.
-    rules: ClassVar = {"allOf": [{"oneOf": [_PERCENTAGE, _AMOUNT]}, {"oneOf": [_REPEATING, _NOT_REPEATING]}]}
+    document: ClassVar = {
+        # What the two validators below check.
+        "allOf": [{"oneOf": [_PERCENTAGE, _AMOUNT]}, {"oneOf": [_REPEATING, _NOT_REPEATING]}],
+        "example": {"appId": "shop", "percentOff": 12.5},
+    }
 
     id = NewId(metadata={"description": "If there is one already, it is shown as it is. Stripe chooses one otherwise."})
     name = Text(max_length=MAX_COUPON_NAME_LENGTH, metadata={"description": "What customers see."})

@@ -1,6 +1,6 @@
 """Creating a payment: the bodies of the two routes and their answers."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, post_load
 from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
@@ -61,9 +61,9 @@ class IdempotencyKeySchema(CamelCaseSchema):
             WholeMatch(r"^[\x21-\x7e]+$", error="Must be 1 to 255 visible ASCII characters."),
         ],
         metadata={
+            # No example: the docs page would send it with everything that is tried out there.
             "description": "Repeats of a request with the same key and body give the first answer again and never pay "
-            "twice. Scoped to the app.",
-            "example": "order-1042",
+            "twice. Scoped to the app; `order-1042`, say.",
         },
     )
 
@@ -108,6 +108,16 @@ class DiscountSchema(RequestSchema):
 class CheckoutCreateSchema(_TrackedSchema):
     """A checkout to create."""
 
+    document: ClassVar = {
+        "example": {
+            "appId": "shop",
+            "orgId": "org_1",
+            "lineItems": [{"priceId": "price_sandbox", "quantity": 1}],
+            "successUrl": "http://localhost:3000/ok?session={CHECKOUT_SESSION_ID}",
+            "cancelUrl": "http://localhost:3000/cart",
+        }
+    }
+
     line_items = List(Nested(LineItemSchema), required=True, validate=Length(min=1, max=100))
     success_url = Url(
         required=True,
@@ -134,6 +144,10 @@ class CheckoutCreateSchema(_TrackedSchema):
 
 class PaymentIntentCreateSchema(_TrackedSchema):
     """A payment intent to create."""
+
+    document: ClassVar = {
+        "example": {"appId": "shop", "orgId": "org_1", "amountInCents": 2000, "currency": "usd"},
+    }
 
     amount_in_cents = Integer(
         required=True,

@@ -1,6 +1,6 @@
 """Statistics: what they are asked for, and what they say."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import post_load
 from marshmallow.fields import Integer, List, Nested, String
@@ -14,6 +14,8 @@ CENTS = {"description": "In the currency's smallest unit."}
 
 class StatsFilterSchema(RequestSchema):
     """Which payments to count: those that match all that is given."""
+
+    document: ClassVar = {"example": {"appId": "shop"}}
 
     run_ids = List(
         Text(max_length=200),

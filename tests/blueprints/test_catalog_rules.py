@@ -16,8 +16,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 SHOWN = ["/products/prod_sandbox", "/prices/price_sandbox", "/prices/by-product/prod_sandbox", "/coupons/SUMMER"]
 
-NOW = datetime.now(UTC).replace(microsecond=0)
-SOON, JUST_NOW = NOW + timedelta(hours=1), NOW - timedelta(seconds=1)
+# The same in every process that collects these tests.
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+SOON, JUST_NOW = TODAY + timedelta(days=1, hours=1), TODAY - timedelta(seconds=1)
 FAR_EAST, FAR_WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
 
 
@@ -360,7 +361,7 @@ class TestCouponRules:
         assert account["objects"]["coupon"][0]["redeem_by"] == int(SOON.timestamp())
 
     def test_it_reads_a_date_as_its_beginning_in_utc(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        day = (NOW + timedelta(days=2)).date()
+        day = (TODAY + timedelta(days=2)).date()
 
         client.post(COUPON, json=body(COUPON, redeemBy=day.isoformat()))
 

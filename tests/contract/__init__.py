@@ -1,0 +1,1 @@
+"""The service from outside, held against the OpenAPI document that it is described by."""
