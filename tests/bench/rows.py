@@ -80,6 +80,8 @@ def main() -> int:
     parser.add_argument("--payments", type=int, default=1_000_000, help="in the large database")
     parser.add_argument("--keep", action="store_true", help="leave the databases where they are")
     options = parser.parse_args()
+    if options.payments < SMALL:
+        parser.error(f"--payments must be at least {SMALL}")
     end_cleanly_on_signals()
     with ExitStack() as stack:
         small = stack.enter_context(_store(SMALL, keep=options.keep))
@@ -155,25 +157,23 @@ def _plans(store: Store, read: Read) -> list[str]:
 
 def _compare(read: Read, small: Store, large: Store) -> Figures:
     _say(f"{read.name}: {BLOCKS * BLOCK} times")
-    taken = _measure_by_turns(read, (small, large))
-    usual, measured = median(taken[small.payments]), median(taken[large.payments])
+    usual, measured = map(median, _measure_by_turns(read, (small, large)))
     remark = f"= {MOST_TIMES_SMALL:.0f} x {usual:.2f} ms with {small.payments:,}: {measured / usual:.2f} x"
     return Figures(read.name, measured, MOST_TIMES_SMALL * usual, remark)
 
 
-def _measure_by_turns(read: Read, stores: Sequence[Store]) -> dict[int, list[float]]:
-    """Milliseconds by the number of payments, a block on one database after a block on another.
+def _measure_by_turns(read: Read, stores: Sequence[Store]) -> list[list[float]]:
+    """Milliseconds on each database, measured in a block on one after a block on another.
 
     Whatever else the machine does meets both; and within a block the caches are warm, of the processor too.
     """
-    paths = {store.payments: cycle(read.paths(store)) for store in stores}
-    taken: dict[int, list[float]] = {store.payments: [] for store in stores}
+    turns = [(store, cycle(read.paths(store)), list[float]()) for store in stores]
     for _ in range(BLOCKS):
-        for store in stores:
-            of_store = list(islice(paths[store.payments], BLOCK))
-            _warm(store, of_store)
-            taken[store.payments] += [_milliseconds(store, path) for path in of_store]
-    return taken
+        for store, all_paths, taken in turns:
+            paths = list(islice(all_paths, BLOCK))
+            _warm(store, paths)
+            taken += [_milliseconds(store, path) for path in paths]
+    return [taken for _, _, taken in turns]
 
 
 def _warm(store: Store, paths: Sequence[str]) -> None:
