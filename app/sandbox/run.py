@@ -127,6 +127,12 @@ def _require_test_key(stripe_key: str | None) -> None:
         raise RunError("SANDBOX_STRIPE_KEY must be a key of Stripe's test mode: sk_test_... or rk_test_...")
 
 
+def _reloading_web(plan: Plan) -> tuple[str, ...]:
+    """The service without its gunicorn settings: they are a module of `app`, and workers fork with what is imported."""
+    address = f"{plan.environment['HOST']}:{plan.environment['PORT']}"
+    return ("gunicorn", "--reload", "--no-control-socket", "--threads", "32", "--bind", address, "wsgi:app")
+
+
 def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     """Start everything, say how to try it, and go on until a signal or the end of a process.
 
@@ -139,7 +145,7 @@ def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     processes.run_to_end("flask db upgrade", "flask", "db", "upgrade", environment=environment)
     if plan.needs_stand_ins:
         processes.start("stand-ins", "app.sandbox.server", environment=environment)
-    web = ("gunicorn", "-c", "python:app.gunicorn_config", *(["--reload"] if reload else []), "wsgi:app")
+    web = _reloading_web(plan) if reload else ("gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app")
     processes.start("service", *web, environment=environment)
     processes.start("worker", "flask", "worker", environment=environment)
     _wait_until_ready(plan, processes)
