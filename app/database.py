@@ -1,5 +1,6 @@
 """How the database is reached: a small pool, bounded waits, and no session state that a pooler would lose."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -7,10 +8,14 @@ import psycopg2
 from sqlalchemy import Connection, Engine, event
 
 from app.config import Settings
+from app.patience import PatientConnection, PatientCursor
 
 # A request without a connection for this long is answered with 503, rather than late.
 POOL_WAIT_SECONDS = 2
 CONNECT_TIMEOUT_SECONDS = 5
+# Longer than a statement may run: only an answer that nobody sends is waited for until then. Neither wait takes more
+# than half of a request's deadline, since a first connection is tried twice.
+PATIENCE_SECONDS = 12
 
 # The execution option of connections on which no statement may wait for long. Migrations run without it.
 BOUNDED = "bounded_waits"
@@ -29,7 +34,9 @@ def database_config(settings: Settings) -> dict[str, Any]:
             "max_overflow": 0,
             "pool_timeout": POOL_WAIT_SECONDS,
             "connect_args": {
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "connect_timeout": _connect_timeout(settings),
+                "connection_factory": partial(PatientConnection, patience=_patience(settings)),
+                "cursor_factory": PatientCursor,
                 # A server that vanished without a word is noticed, rather than waited for.
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
@@ -43,6 +50,15 @@ def database_config(settings: Settings) -> dict[str, Any]:
             "skip_autocommit_rollback": True,
         },
     }
+
+
+def _patience(settings: Settings) -> float:
+    return min(PATIENCE_SECONDS, settings.request_deadline_seconds / 2)
+
+
+def _connect_timeout(settings: Settings) -> int:
+    """libpq counts whole seconds, and takes 0 for no limit."""
+    return max(1, min(CONNECT_TIMEOUT_SECONDS, int(settings.request_deadline_seconds / 2)))
 
 
 def _dump_json(value: object) -> str:

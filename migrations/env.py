@@ -12,6 +12,8 @@ db = current_app.extensions["migrate"].db
 
 def run_migrations() -> None:
     with db.engine.connect() as connection:
+        # An index over a large table takes as long as it takes.
+        connection.connection.dbapi_connection.patience = None
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
