@@ -8,8 +8,9 @@ from unittest.mock import patch
 from sqlalchemy import Connection, text
 
 from app.services import Services
-from app.services.recovery import end_orphan_runs
+from app.services.recovery import end_orphan_runs, recover_payments
 from tests.stand_ins import StandIns
+from tests.waiting import wait_until
 
 KIND_OF_OBJECT = {"checkout.session": "stripe_checkout_session_id", "payment_intent": "stripe_payment_intent_id"}
 
@@ -58,3 +59,15 @@ def end_orphan_runs_at_once(services: Services, db: Connection) -> list[str]:
     at_once = {"RUNS_CLOCK_SKEW": anywhere, "lease_of": lambda _: -anywhere}
     with patch.multiple("app.services.recovery", **at_once):
         return list(end_orphan_runs(services, command="flask recover"))
+
+
+def recover_until_quiet(services: Services, db: Connection, *, seconds: float = 60) -> None:
+    """Recover, as a worker does for ever, until nothing is left to do."""
+    left = text("SELECT count(*) FROM payments WHERE step <> 'finished' OR run_search_until IS NOT NULL")
+
+    def is_quiet() -> bool:
+        list(recover_payments(services, command="flask recover", at_once=True))
+        list(end_orphan_runs(services, command="flask recover"))
+        return db.execute(left).scalar_one() == 0
+
+    wait_until(is_quiet, seconds=seconds, what="recovery")

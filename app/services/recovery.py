@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, case, false, func, null, or_, select, update
 
-from app.errors import NoStripeKey, ServiceError, StripeRefusal, UpstreamUnavailable, is_database_outage
+from app.errors import NoStripeKey, ServiceError, StripeRefusal, is_database_outage
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events import adopt_early_events
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(hours=1)
+NO_PAUSE = timedelta()
 # How far another's clock may be from our database's. To list too much of Stripe's objects costs nothing, but a run
 # that started just now must not be taken for one that nobody knows.
 STRIPE_CLOCK_SKEW = timedelta(seconds=60)
@@ -67,6 +68,10 @@ class Recovered:
 
 class _Stuck(Exception):
     """Nobody but a person can decide what became of a payment."""
+
+
+class _RunInUse(Exception):
+    """Others work on payments on the same run: nothing was sent."""
 
 
 # Any number of workers claim at once, each another row; the new token fences the former holder off.
@@ -188,19 +193,22 @@ def recover_payment(row: Row[Any], services: Services, context: CallContext) -> 
             log.info("payment %s is no longer stuck", payment.id)
         return Recovered(payment.id, _advance(payment, services, context))
     except (_Stuck, NoStripeKey) as error:
-        _put_off(payment, row.recovery_tries, services, reason=str(error), is_stuck=True)
+        _put_off(payment, row.recovery_tries, services, reason=str(error), pause=NO_PAUSE, is_stuck=True)
         return Recovered(payment.id, RecoveryOutcome.STUCK, str(error))
     except LeaseLost:
         return Recovered(payment.id, RecoveryOutcome.PUT_OFF, "another process has it")
+    except _RunInUse:
+        # Without a pause, during which those others would wait for this one.
+        reason, pause = "other payments are using the run", NO_PAUSE
     except ServiceError as error:
-        reason = reason_of(error) or error.sentence
+        reason, pause = reason_of(error) or error.sentence, ambiguity_pause(services)
     except Exception as error:
         # One payment that we can't handle must not keep the others waiting.
         if is_database_outage(error):
             raise
         log.exception("payment %s can't be recovered", payment.id)
-        reason = f"unexpected {type(error).__name__}, see the log"
-    _put_off(payment, row.recovery_tries, services, reason=reason, is_stuck=False)
+        reason, pause = f"unexpected {type(error).__name__}, see the log", ambiguity_pause(services)
+    _put_off(payment, row.recovery_tries, services, reason=reason, pause=pause)
     return Recovered(payment.id, RecoveryOutcome.PUT_OFF, reason)
 
 
@@ -282,7 +290,7 @@ def _is_cost_missing(payment: HeldPayment, run_id: str, services: Services, cont
     another payment there, whose cost may come yet.
 
     :raises RunsRefusal: when there is no such run
-    :raises UpstreamUnavailable: while another payment on the run is being worked on
+    :raises _RunInUse: while another payment on the run is being worked on
     """
     cost_name = COST_NAMES[payment.kind]
     if payment.org_id is not None:
@@ -290,7 +298,7 @@ def _is_cost_missing(payment: HeldPayment, run_id: str, services: Services, cont
     before = _count_on_shared_run(payment, services)
     costs = services.runs.get(run_id, context).costs[cost_name]
     if before.in_other_hands or _count_on_shared_run(payment, services) != before:
-        raise UpstreamUnavailable("runs-service", reason="shows a run that other payments are using")
+        raise _RunInUse
     return bool(costs < before.expected)
 
 
@@ -311,9 +319,10 @@ def _count_on_shared_run(payment: HeldPayment, services: Services) -> Any:
         return connection.execute(_ON_SHARED_RUN, which).one()
 
 
-def _put_off(payment: HeldPayment, tries: int, services: Services, *, reason: str, is_stuck: bool) -> None:
+def _put_off(
+    payment: HeldPayment, tries: int, services: Services, *, reason: str, pause: timedelta, is_stuck: bool = False
+) -> None:
     backoff = min(FIRST_BACKOFF * 2 ** min(tries, 20), LONGEST_BACKOFF)
-    pause = ambiguity_pause(services)
     execute(services, _PUT_OFF, payment, pause=pause, backoff=backoff, is_stuck=is_stuck, new_tracking_error=reason)
 
 
