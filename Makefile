@@ -6,7 +6,7 @@ AUDIT := $(BIN)/pip-audit --disable-pip --progress-spinner off --timeout 3
 CHROMIUM ?= /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test test-unit test-integration browser-test lint audit format openapi migration migrate
+.PHONY: help install run dev test test-unit test-integration soak browser-test lint audit format openapi migration migrate
 
 help: ## Show what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-unit: install ## Run the tests that need neither PostgreSQL nor the stand-i
 
 test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 	$(BIN)/pytest -n 2 -m integration
+
+soak: install ## Run the tests that can do more with far more: about half an hour
+	SOAK=1 $(BIN)/pytest -n 2 -v -m soak
 
 browser-test: install ## Try the docs page and the checkout page in Chromium: apt-get install chromium, or CHROMIUM=path
 	@test -x "$(CHROMIUM)" || { echo "No browser at $(CHROMIUM): apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }

@@ -1,10 +1,9 @@
 """Schemathesis asks the running service for what the committed OpenAPI document says of it.
 
 Every operation is asked what is on and beside each bound of its schema, and with values drawn at random, valid and not.
-With `SOAK=1` there are many more of the latter.
+In `make soak` there are many more of the latter.
 """
 
-import os
 import re
 import uuid
 from collections import Counter
@@ -30,12 +29,12 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import create_engine
 
 from tests.conftest import empty
+from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess
 from tests.webhooks import SECRET, sign
 
 DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
-SOAK = bool(os.environ.get("SOAK"))
 WEBHOOK = "/webhooks/stripe"
 URI_TOO_LONG = 414
 # What a line may have that gunicorn reads.
@@ -59,11 +58,13 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 
+pytestmark = pytest.mark.soak
+
 CONFIG = schemathesis.Config.from_dict(
     {
         "seed": 1,
         "auth": {"openapi": {"ApiKey": {"api_key": API_KEY}}},
-        "generation": {"max-examples": 400 if SOAK else 10, "deterministic": True},
+        "generation": {"max-examples": amount(10, 400), "deterministic": True},
         # Answers hold random ids: what is drawn from them would differ from run to run.
         "phases": {"fuzzing": {"error-feedback": {"enabled": False}, "extra-data-sources": {"responses": False}}},
         "dictionaries": {key: {"values": values} for key, values in KNOWN.items()},
@@ -208,7 +209,7 @@ class TestDocument:
 
         Caller.run(
             settings=settings(
-                max_examples=300 if SOAK else 10,
+                max_examples=amount(10, 300),
                 stateful_step_count=8,
                 derandomize=True,
                 deadline=None,

@@ -21,6 +21,7 @@ from app.services.events import adopt_events, receive_event
 from app.services.projection import Event
 from tests.factories import checkout, intent
 from tests.lives import AMOUNT, CHARGE, INTENT, INVOICE, SESSION, SUBSCRIPTION, Life
+from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.web import WebProcess
 from tests.webhooks import deliver, event
@@ -337,8 +338,9 @@ def deliver_all(web: WebProcess, told: list[dict[str, Any]], *, threads: int) ->
         assert set(pool.map(send, told)) == {200}
 
 
+@pytest.mark.soak
 class TestConcurrency:
-    PAYMENTS = 300
+    PAYMENTS = amount(300, 2000)
 
     def test_it_comes_to_one_state_whatever_is_delivered_at_the_same_time(
         self, web: WebProcess, client: FlaskClient, db: Connection

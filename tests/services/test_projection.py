@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from app.models import PaymentKind
 from app.services.projection import Creation, Event, project
 from tests.lives import AMOUNT, CHARGE, INTENT, SESSION, Life, lives
+from tests.soak import amount
 
 
+@pytest.mark.soak
 class TestProject:
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=amount(400, 10_000), deadline=None)
     @given(life=lives(), data=st.data())
     def test_it_says_the_same_in_any_order_and_with_any_duplicates(self, life: Life, data: st.DataObject) -> None:
         shuffled = data.draw(st.permutations(life.events))
@@ -20,7 +22,7 @@ class TestProject:
 
         assert project(life.creation, [*again, *shuffled, *again]) == project(life.creation, life.events)
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=amount(1000, 10_000), deadline=None)
     @given(life=lives())
     def test_it_says_what_a_plain_model_of_the_life_says(self, life: Life) -> None:
         projection = project(life.creation, life.events)
@@ -37,7 +39,7 @@ class TestProject:
             (dispute_id, *dispute) for dispute_id, dispute in life.disputes.items()
         }
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=amount(200, 10_000), deadline=None)
     @given(life=lives(), junk=st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), min_size=1, max_size=4))  # fmt: skip
     def test_it_survives_fields_of_any_type(self, life: Life, junk: list[Any]) -> None:

@@ -21,6 +21,7 @@ from app.services.reconciliation import (
     rejoin_waiting_events,
 )
 from tests.factories import checkout, intent
+from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event
 
@@ -98,8 +99,10 @@ def without_times_and_ids(told: dict[str, Any]) -> dict[str, Any]:
     return {payment_id: clean(answer) for payment_id, answer in told.items()}
 
 
+@pytest.mark.soak
 class TestAllWebhooksLost:
-    PAYMENTS = 24
+    # Of each of two apps.
+    PAYMENTS = amount(16, 250)
 
     def test_it_gives_the_state_that_no_loss_gives_and_a_second_pass_stores_nothing(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
@@ -112,7 +115,7 @@ class TestAllWebhooksLost:
         second = reconcile(services, db)
 
         assert {one.error for one in (*first.values(), *second.values())} == {None}
-        assert all(one.stored > 100 for one in first.values())
+        assert all(one.stored > 4 * self.PAYMENTS for one in first.values())
         assert [one.stored for one in second.values()] == [0, 0]
         for app_id in ("shop", "other"):
             for told in objects(stand_ins, app_id, "event"):
@@ -127,7 +130,7 @@ class TestAllWebhooksLost:
     ) -> None:
         """One app's cursor is 31 days old: Stripe lists none of its events any more."""
         for app_id in ("shop", "other"):
-            live(client, stand_ins, app_id, self.PAYMENTS // 2)
+            live(client, stand_ins, app_id, self.PAYMENTS)
         lost = [told for app_id in ("shop", "other") for told in objects(stand_ins, app_id, "event")]
         assert reconcile(services, db)["shop"].error is None
         db.execute(text("DELETE FROM stripe_events WHERE app_id = 'other'"))

@@ -1,6 +1,5 @@
 """The whole service as a state machine: whatever happens in whatever order, the database ends as Stripe has it."""
 
-import os
 from typing import Any
 
 import pytest
@@ -17,11 +16,12 @@ from app.services.recovery import recover_payments
 from tests.books import assert_balanced, end_orphan_runs_at_once, made_by_us
 from tests.conftest import empty
 from tests.factories import checkout, intent
+from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver
 
-EXAMPLES = 120 if os.environ.get("SOAK") else 30
-STEPS = 40 if os.environ.get("SOAK") else 20
+EXAMPLES = amount(30, 250)
+STEPS = amount(20, 40)
 
 PATHS = {"/checkout/create": checkout, "/payment-intent/create": intent}
 ACTIONS = {
@@ -195,6 +195,7 @@ class WholeLife(RuleBasedStateMachine):
             assert told[payment_id] == expected_status(made[0], accounts[made[0]["id"]])
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 def test_the_database_ends_as_stripe_has_it(
     app: Flask, client: FlaskClient, stand_ins: StandIns, db: Connection
