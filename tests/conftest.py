@@ -71,13 +71,14 @@ def _template(server_url: str) -> str:
             building = f"{name}_building"
             connection.execute(text(f"DROP DATABASE IF EXISTS {building}"))
             connection.execute(text(f"CREATE DATABASE {building}"))
-            _migrate(make_url(server_url).set(database=building).render_as_string(hide_password=False))
+            migrate(make_url(server_url).set(database=building).render_as_string(hide_password=False))
             connection.execute(text(f"ALTER DATABASE {building} RENAME TO {name}"))
     admin.dispose()
     return name
 
 
-def _migrate(url: str) -> None:
+def migrate(url: str) -> None:
+    """Bring a database to the newest revision."""
     environment = {**os.environ, "STRIPE_SERVICE_DATABASE_URL": url}
     subprocess.run(
         [sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, env=environment, check=True, capture_output=True

@@ -32,6 +32,8 @@ START_SECONDS = 60
 DURABLE = {"listen_addresses": "", "max_connections": "200", "unix_socket_permissions": "0700"}
 SETTINGS = {
     "development": DURABLE,
+    "bench": DURABLE,
+    "crashes": DURABLE,
     "tests": DURABLE | {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
 }
 
@@ -45,7 +47,7 @@ class PostgresError(Exception):
 
 
 def start(name: str) -> str:
-    """Start or find the server `development` or `tests`, and return the URL of its database `postgres`.
+    """Start or find one of the servers of `SETTINGS`, and return the URL of its database `postgres`.
 
     The server ends when the last process that called this exits, or by `stop`. One that outlived its users, because
     they were killed, is found again.
@@ -60,7 +62,7 @@ def start(name: str) -> str:
 
 
 def stop(name: str) -> None:
-    """Stop the server `development` or `tests` if it runs, whoever uses it.
+    """Stop one of the servers of `SETTINGS` if it runs, whoever uses it.
 
     :raises PostgresError: when it doesn't stop.
     """

@@ -13,7 +13,7 @@ from app.sandbox.postgres import start
 from tests.web import ROOT, clean_environment
 
 # The embedded server that commits durably; that of the tests doesn't.
-SERVER = "development"
+SERVER = "bench"
 
 
 @contextmanager
