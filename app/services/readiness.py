@@ -23,10 +23,18 @@ def check_readiness(services: Services) -> dict[str, str]:
             revisions = set(connection.execute(_CURRENT_REVISIONS).scalars()) if migrated else set()
     except DATABASE_ERRORS:
         return {"database": "unavailable", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "ok" if revisions == expected_revisions() else "not at head"}
+    return {"database": "ok", "migrations": "ok" if _can_serve(revisions) else "not at head"}
+
+
+def _can_serve(revisions: set[str]) -> bool:
+    """Whether a database is at this version's newest migration, or at one that this version doesn't know.
+
+    Migrations run beside the version before them, which then goes on serving on a newer schema.
+    """
+    return bool(revisions) and not revisions & _older_revisions()
 
 
 @cache
-def expected_revisions() -> frozenset[str]:
-    """The revisions that this version of the code was written for."""
-    return frozenset(ScriptDirectory(str(MIGRATIONS)).get_heads())
+def _older_revisions() -> frozenset[str]:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    return frozenset(script.revision for script in scripts.walk_revisions()) - frozenset(scripts.get_heads())

@@ -1,0 +1,81 @@
+"""A migration runs beside the version before it: that version's code is run on the newest schema."""
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+import requests
+from alembic.script import ScriptDirectory
+from flask import Flask
+from sqlalchemy import Connection, text
+
+from app.services import readiness
+from tests.conftest import ROOT
+from tests.factories import checkout, intent
+from tests.services.test_events import paid_intent, try_to_deliver
+from tests.stand_ins import StandIns
+from tests.web import API_KEY, WebProcess
+from tests.webhooks import event
+
+MIGRATIONS = sorted(ScriptDirectory(str(ROOT / "migrations")).walk_revisions(), key=lambda script: script.path)
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+
+
+@pytest.fixture
+def previous_version(tmp_path: Path) -> Path:
+    """The code as it was before the newest migration came, in a directory of its own."""
+    newest = Path(MIGRATIONS[-1].path).relative_to(ROOT)
+    added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest)).decode().strip()
+    archive = git("archive", f"{added}^" if added else "HEAD", "app", "migrations", "wsgi.py")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+class TestPreviousVersion:
+    @pytest.mark.skipif(len(MIGRATIONS) < 2, reason="there is no version before the first migration")
+    @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the version before is known to git only")
+    def test_it_serves_on_the_newest_schema(
+        self, environment: dict[str, str], stand_ins: StandIns, app: Flask, previous_version: Path
+    ) -> None:
+        """Fails when a migration drops or renames what the version before it uses, or adds what it doesn't fill in."""
+        with WebProcess.start(environment, directory=previous_version) as web:
+            made = web.post("/payment-intent/create", intent())
+            opened = web.post("/checkout/create", checkout())
+            assert (made.status_code, opened.status_code) == (200, 200), web.printed()
+            told = event("payment_intent.succeeded", paid_intent(made.json()["paymentIntentId"]))
+            assert try_to_deliver(web, told) == 200
+
+            def get(path: str) -> requests.Response:
+                return requests.get(web.url + path, headers={"X-API-Key": API_KEY}, timeout=10)
+
+            assert get(f"/status/{made.json()['paymentId']}").json()["payment"]["status"] == "succeeded"
+            assert len(get("/status/by-org/org_1").json()["payments"]) == 2
+            assert get("/stats").json()["totalPayments"] == 2
+            assert get("/health/ready").status_code == 200
+
+
+class TestReadiness:
+    @pytest.mark.parametrize(
+        ("revision", "status"), [("0000_before", 503), ("9999_after", 200), (None, 503)], ids=["older", "newer", "none"]
+    )
+    def test_it_serves_on_a_newer_schema_and_not_on_an_older_one(
+        self, app: Flask, db: Connection, monkeypatch: pytest.MonkeyPatch, revision: str | None, status: int
+    ) -> None:
+        monkeypatch.setattr(readiness, "_older_revisions", lambda: {"0000_before"})
+        current = db.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        try:
+            db.execute(text("DELETE FROM alembic_version"))
+            if revision:
+                db.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
+            answer = app.test_client().get("/health/ready")
+            assert answer.status_code == status
+            assert answer.json["checks"]["migrations"] == ("ok" if status == 200 else "not at head")
+        finally:
+            db.execute(text("DELETE FROM alembic_version"))
+            db.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": current})
