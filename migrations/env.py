@@ -1,8 +1,11 @@
-"""Runs the migrations against the application's database, each in a transaction of its own."""
+"""Runs the migrations against the application's database, each in a transaction of its own.
+
+An index on a table that may be large is made `with op.get_context().autocommit_block()` and `postgresql_concurrently`.
+"""
 
 from alembic import context
 from flask import current_app
-from sqlalchemy import text
+from sqlalchemy import Connection, event
 
 # A migration that can't have its lock at once gives up and is run again, rather than queue every request behind it.
 LOCK_TIMEOUT = "5s"
@@ -14,14 +17,18 @@ def run_migrations() -> None:
     with db.engine.connect() as connection:
         # An index over a large table takes as long as it takes.
         connection.connection.dbapi_connection.patience = None
+        event.listen(connection, "begin", bound_waits_for_locks)
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
             transaction_per_migration=True,
         )
         with context.begin_transaction():
-            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             context.run_migrations()
+
+
+def bound_waits_for_locks(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 if context.is_offline_mode():

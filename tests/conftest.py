@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def server_url() -> str:
 @pytest.fixture(scope="session")
 def database_url(server_url: str) -> Iterator[str]:
     """A migrated database of this process's own."""
+    with migrated_database(server_url) as url:
+        yield url
+
+
+@contextmanager
+def migrated_database(server_url: str) -> Iterator[str]:
+    """Copy the template, and drop the copy in the end."""
     admin = create_engine(_psycopg2(server_url), isolation_level="AUTOCOMMIT")
     template = _template(admin.url.render_as_string(hide_password=False))
     name = f"stripe_service_{uuid.uuid4().hex[:12]}"
@@ -77,12 +85,11 @@ def _template(server_url: str) -> str:
     return name
 
 
-def migrate(url: str) -> None:
-    """Bring a database to the newest revision."""
+def migrate(url: str, *, directory: Path = ROOT / "migrations") -> None:
+    """Bring a database to the newest revision of a directory's."""
+    command = [sys.executable, "-m", "flask", "db", "upgrade", "--directory", str(directory)]
     environment = {**os.environ, "STRIPE_SERVICE_DATABASE_URL": url}
-    subprocess.run(
-        [sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, env=environment, check=True, capture_output=True
-    )
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ class TestSecrets:
         caplog: pytest.LogCaptureFixture,
         service: str,
     ) -> None:
+        """Fails when an answer is kept with its client secret, or an event stored with one."""
         caplog.set_level(logging.DEBUG)
         stand_ins.control("keys", appId="shop", key=STRIPE_KEY)
         stand_ins.control("keys", appId="shop", provider="stripe-webhook", key=APP_SECRET)

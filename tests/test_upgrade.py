@@ -1,6 +1,7 @@
 """A migration runs beside the version before it: that version's code is run on the newest schema."""
 
 import io
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -9,16 +10,28 @@ import pytest
 import requests
 from alembic.script import ScriptDirectory
 from flask import Flask
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 
 from app.services import readiness
-from tests.conftest import ROOT
+from tests.conftest import ROOT, migrate, migrated_database
 from tests.factories import checkout, intent
 from tests.services.test_events import paid_intent, try_to_deliver
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess
 from tests.webhooks import event
 
+MIGRATION = """
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{after}"
+
+
+def upgrade() -> None:
+    op.execute("INSERT INTO seen SELECT '{revision}', current_setting('lock_timeout')")
+    with op.get_context().autocommit_block():
+        op.create_index("ix_{revision}", "payments", ["app_id"], postgresql_concurrently=True)
+"""
 MIGRATIONS = sorted(ScriptDirectory(str(ROOT / "migrations")).walk_revisions(), key=lambda script: script.path)
 
 
@@ -79,3 +92,25 @@ class TestReadiness:
         finally:
             db.execute(text("DELETE FROM alembic_version"))
             db.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": current})
+
+
+class TestMigrations:
+    def test_each_waits_for_no_lock_for_long_and_may_make_an_index_concurrently(
+        self, server_url: str, tmp_path: Path
+    ) -> None:
+        """Fails when the first of several migrations alone has the bound."""
+        shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+        after = MIGRATIONS[-1].revision
+        for revision in ("next", "last"):
+            script = MIGRATION.format(revision=revision, after=after)
+            (tmp_path / "migrations" / "versions" / f"{revision}.py").write_text(script)
+            after = revision
+
+        with migrated_database(server_url) as url:
+            engine = create_engine(url, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.execute(text("CREATE TABLE seen (revision text, lock_timeout text)"))
+                migrate(url, directory=tmp_path / "migrations")
+                seen = connection.execute(text("SELECT * FROM seen")).all()
+            engine.dispose()
+        assert [tuple(row) for row in seen] == [("next", "5s"), ("last", "5s")]

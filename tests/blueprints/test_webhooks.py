@@ -66,6 +66,7 @@ class TestSignature:
 
     @pytest.mark.parametrize("name", BAD_SIGNATURES)
     def test_it_refuses_any_other(self, app: Flask, db: Connection, name: str) -> None:
+        """Fails when the tolerance isn't passed on, or when what comes from the future is taken."""
         response = post(app, PAYLOAD, BAD_SIGNATURES[name]())
 
         assert response.status_code == 400

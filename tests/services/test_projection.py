@@ -39,7 +39,7 @@ class TestProject:
             (dispute_id, *dispute) for dispute_id, dispute in life.disputes.items()
         }
 
-    @settings(max_examples=amount(200, 10_000), deadline=None)
+    @settings(max_examples=amount(200, 2_000), deadline=None)
     @given(life=lives(), junk=st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)), min_size=1, max_size=4))  # fmt: skip
     def test_it_survives_fields_of_any_type(self, life: Life, junk: list[Any]) -> None:

@@ -60,7 +60,7 @@ class Callers:
     def _try(self, path: str, body: dict[str, Any], key: str | None) -> None:
         try:
             response = random.choice(self.webs).post(path, body, **({"Idempotency-Key": key} if key else {}))
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             self.lost += 1
             return
         assert response.status_code in (200, 409, 502, 503, 504), response.text

@@ -107,6 +107,7 @@ class TestAllWebhooksLost:
     def test_it_gives_the_state_that_no_loss_gives_and_a_second_pass_stores_nothing(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
     ) -> None:
+        """Fails when a type of event that the fold reads isn't asked for."""
         for app_id in ("shop", "other"):
             live(client, stand_ins, app_id, self.PAYMENTS)
 
