@@ -17,7 +17,8 @@ from psycopg2.extensions import connection, cursor
 # How late a connection may be noticed.
 TICK_SECONDS = 0.25
 
-_lock = threading.Lock()
+# Reentrant, since a connection that nobody returned may be rolled back by the garbage collector at any moment.
+_lock = threading.RLock()
 _awaited: dict["PatientConnection", float] = {}
 _watcher: list[threading.Thread] = []
 
@@ -95,7 +96,7 @@ def _shut(awaited: PatientConnection) -> None:
 def _forget() -> None:
     """A forked child has no watcher yet, and waits for nothing."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _awaited.clear()
     _watcher.clear()
 

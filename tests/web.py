@@ -63,7 +63,7 @@ class WebProcess:
         assert self.process.poll() is None, "the service ended"
         try:
             return requests.get(f"{self.url}/health", timeout=2).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def workers(self) -> list[int]:
