@@ -31,6 +31,8 @@ keepalive = 75
 # What was accepted is answered: a request's own deadline, and five seconds to send what it has to say.
 graceful_timeout = int(_current.request_deadline_seconds) + 5
 control_socket_disable = True
+# The most that gunicorn allows: `GET /stats` may name a hundred runs.
+limit_request_line = 8190
 # Clients are made after the fork, and a worker that replaces a dead one starts from the code on disk.
 preload_app = False
 

@@ -38,7 +38,7 @@ DOCUMENT = Path(__file__).parents[2] / "openapi" / "openapi.json"
 WEBHOOK = "/webhooks/stripe"
 URI_TOO_LONG = 414
 # What a line may have that gunicorn reads.
-MAX_REQUEST_LINE = 4094
+MAX_REQUEST_LINE = 8190
 
 # What is asked for is something that exists, every other time.
 KNOWN = {
