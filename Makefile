@@ -6,7 +6,7 @@ AUDIT := $(BIN)/pip-audit --disable-pip --progress-spinner off --timeout 3
 CHROMIUM ?= /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test test-unit test-integration soak browser-test lint audit format openapi migration migrate
+.PHONY: help install run dev test test-unit test-integration soak bench browser-test lint audit format openapi migration migrate
 
 help: ## Show what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 
 soak: install ## Run the tests that can do more with far more: about half an hour
 	SOAK=1 $(BIN)/pytest -n 2 -v -m soak
+
+bench: install ## Measure: creates while upstreams are slow; each route's CPU, next to that of a bare Flask route
+	$(BIN)/python -m tests.bench.routes --latency 150
+	$(BIN)/python -m tests.bench.routes
 
 browser-test: install ## Try the docs page and the checkout page in Chromium: apt-get install chromium, or CHROMIUM=path
 	@test -x "$(CHROMIUM)" || { echo "No browser at $(CHROMIUM): apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
