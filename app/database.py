@@ -77,7 +77,7 @@ class Message:
         self._row = result_tuple([] if isinstance(last, str) else list(map(str, last.exported_columns.keys())))
 
     def send(self, cursor: DBAPICursor, values: Mapping[str, Any]) -> list[Any]:
-        """Send it with values for its bind parameters, and return the rows of its last statement."""
+        """Send it with values for its bind parameters; the last statement's rows come back as the driver reads them."""
         processed = {name: process(values[name]) for name, process in self._bind_processors.items()}
         cursor.execute(self._text, {**values, **processed})
         return [self._row(row) for row in cursor.fetchall()] if cursor.description else []
@@ -121,7 +121,7 @@ def _clean_up(connection: Any, engine: Engine) -> None:
         connection.cursor().execute("ROLLBACK")
 
 
-def execute(engine: Engine, message: Message, values: Mapping[str, Any]) -> list[Any]:
+def send(engine: Engine, message: Message, values: Mapping[str, Any]) -> list[Any]:
     """Send one message on a connection of its own."""
     with borrow_cursor(engine) as cursor:
         return message.send(cursor, values)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app import create_app
 from app.config import Settings
 from app.context import EXTENSION_KEY
-from app.database import Message, borrow_cursor, execute
+from app.database import Message, borrow_cursor, send
 from tests.conftest import dispose
 from tests.factories import intent
 from tests.stand_ins import StandIns
@@ -68,7 +68,7 @@ class TestMessage:
         odd = "100% 'odd' \\ %(name)s ü"
         message = Message(select(literal("50%").label("constant"), bindparam("odd", type_=JSONB).label("given")))
 
-        (row,) = execute(app.extensions[EXTENSION_KEY].database, message, {"odd": {odd: [odd]}})
+        (row,) = send(app.extensions[EXTENSION_KEY].database, message, {"odd": {odd: [odd]}})
 
         assert (row.constant, row.given) == ("50%", {odd: [odd]})
 
@@ -87,7 +87,7 @@ class TestMessage:
         with pytest.raises(ZeroDivisionError):
             fail_in_the_middle()
 
-        assert [row.id for row in begun] == [row.id for row in execute(database, Message(select(process_id)), {})]
+        assert [row.id for row in begun] == [row.id for row in send(database, Message(select(process_id)), {})]
         assert db.execute(text("SELECT pg_try_advisory_lock(1)")).scalar_one()
         db.execute(text("SELECT pg_advisory_unlock(1)"))
 

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from app.database import Message, borrow_cursor, execute
+from app.database import Message, borrow_cursor, send
 from app.errors import ServiceError
 from app.metrics import count_event, count_status
 from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent
@@ -390,7 +390,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
 
 def join_waiting_events(refs: list[str], *, services: Services) -> int:
     """Fold the payments that know any of these ids, which stored events wait with; return how many they are."""
-    found = execute(services.database, _FIND_BY_ID, {"any_ref": refs})
+    found = send(services.database, _FIND_BY_ID, {"any_ref": refs})
     for payment in found:
         adopt_events(payment.id, services=services)
     return len(found)
@@ -412,7 +412,7 @@ def adopt_early_events(payment_id: uuid.UUID, own_ids: list[str], *, services: S
 
     :param own_ids: the ids of what Stripe made
     """
-    (early,) = execute(services.database, _HAS_EARLY, {"payment_id": payment_id, "any_ref": own_ids})
+    (early,) = send(services.database, _HAS_EARLY, {"payment_id": payment_id, "any_ref": own_ids})
     if early.is_any:
         adopt_events(payment_id, services=services)
 
@@ -425,7 +425,7 @@ def _keys_of(event: Event, app_id: str | None) -> dict[str, Any]:
 
 def _look_again(keys: Mapping[str, Any], services: Services) -> uuid.UUID | None:
     """Find the payment of an event that was committed without one: it may have learned the event's id meanwhile."""
-    found = execute(services.database, _LOOK_AGAIN, keys) if keys["any_ref"] else []
+    found = send(services.database, _LOOK_AGAIN, keys) if keys["any_ref"] else []
     for payment in found:
         adopt_events(payment.id, services=services)
     return found[0].id if found else None
