@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
 
@@ -79,7 +80,13 @@ class Message:
     def send(self, cursor: DBAPICursor, values: Mapping[str, Any]) -> list[Any]:
         """Send it with values for its bind parameters; the last statement's rows come back as the driver reads them."""
         processed = {name: process(values[name]) for name, process in self._bind_processors.items()}
-        cursor.execute(self._text, {**values, **processed})
+        try:
+            cursor.execute(self._text, {**values, **processed})
+        except psycopg2.Error as error:
+            # As SQLAlchemy raises it: with the statement, and without the values.
+            raise DBAPIError.instance(
+                self._text, None, error, psycopg2.Error, hide_parameters=True, dialect=_DIALECT
+            ) from error
         return [self._row(row) for row in cursor.fetchall()] if cursor.description else []
 
     def _compile(self, statement: Select[Any] | UpdateBase) -> str:
