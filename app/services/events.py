@@ -134,7 +134,7 @@ def _storable(value: Any) -> Any:
     """A copy without client secrets, and without what jsonb refuses."""
     if isinstance(value, dict):
         return {
-            _storable(key): _storable(inner)
+            key.replace(_UNSTORABLE, _REPLACEMENT): _storable(inner)
             for key, inner in value.items()
             if key not in ("client_secret", "next_action")
         }
