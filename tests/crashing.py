@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2.extensions
 from sqlalchemy import event
 
 from app import create_app
@@ -47,8 +48,17 @@ def create_and_die(settings: Settings, path: str, body: dict[str, Any], headers:
 def _watch(app: Any, points: Points) -> None:
     with app.app_context():
         engine = app.extensions["sqlalchemy"].engine
-    event.listen(engine, "before_cursor_execute", lambda *_: points.reach())
-    event.listen(engine, "after_cursor_execute", lambda *_: points.reach())
+
+    def watch_statements(connection: Any, _: object) -> None:
+        class Watched(connection.cursor_factory or psycopg2.extensions.cursor):  # type: ignore[misc]
+            def execute(self, *args: Any) -> None:
+                points.reach()
+                super().execute(*args)
+                points.reach()
+
+        connection.cursor_factory = Watched
+
+    event.listen(engine, "connect", watch_statements)
     exchange: Callable[..., Any] = Transport.send
 
     def send(self: Transport, *args: Any, **kwargs: Any) -> Any:

@@ -4,17 +4,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, bindparam, create_engine, func, literal, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import OperationalError
 
 from app import create_app
 from app.config import Settings
 from app.context import EXTENSION_KEY
+from app.database import Message, borrow_cursor, send
 from tests.conftest import dispose
 from tests.factories import intent
 from tests.stand_ins import StandIns
@@ -24,14 +27,16 @@ from tests.webhooks import deliver, event
 
 
 class TestBounds:
-    @pytest.mark.parametrize("engine", ["database", "transactions"])
-    def test_no_statement_runs_for_long(self, app: Flask, engine: str) -> None:
-        bounded = getattr(app.extensions[EXTENSION_KEY], engine)
-        with bounded.connect() as connection:
-            shown = connection.execute(
-                text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
-            )
-            assert tuple(shown.one()) == ("10s", "3s")
+    BOUNDS = select(func.current_setting("statement_timeout"), func.current_setting("lock_timeout"))
+
+    def test_no_statement_runs_for_long(self, app: Flask) -> None:
+        with app.extensions[EXTENSION_KEY].database.connect() as connection:
+            assert tuple(connection.execute(self.BOUNDS).one()) == ("10s", "3s")
+
+    def test_no_statement_of_a_message_runs_for_long(self, app: Flask) -> None:
+        with borrow_cursor(app.extensions[EXTENSION_KEY].database) as cursor:
+            for message in (Message(self.BOUNDS), Message("BEGIN", self.BOUNDS), Message("COMMIT", self.BOUNDS)):
+                assert [tuple(row) for row in message.send(cursor, {})] == [("10s", "3s")]
 
     def test_the_session_keeps_nothing_of_it(self, app: Flask) -> None:
         """A pooler in transaction mode would hand the setting to somebody else, or lose it."""
@@ -56,6 +61,35 @@ class TestBounds:
             assert 2 < time.monotonic() - started < 6
         holder.dispose()
         assert db.execute(text("SELECT count(*) FROM stripe_events")).scalar_one() == 0
+
+
+class TestMessage:
+    def test_it_sends_values_and_constants_as_they_are(self, app: Flask) -> None:
+        odd = "100% 'odd' \\ %(name)s ü"
+        message = Message(select(literal("50%").label("constant"), bindparam("odd", type_=JSONB).label("given")))
+
+        (row,) = send(app.extensions[EXTENSION_KEY].database, message, {"odd": {odd: [odd]}})
+
+        assert (row.constant, row.given) == ("50%", {odd: [odd]})
+
+    def test_it_ends_a_transaction_that_was_begun_when_something_fails(self, app: Flask, db: Connection) -> None:
+        """Fails when the connection goes back to the pool with the transaction open, and its locks held."""
+        database = app.extensions[EXTENSION_KEY].database
+        begun: list[Any] = []
+        process_id = func.pg_backend_pid().label("id")
+        message = Message("BEGIN", select(process_id, func.pg_advisory_xact_lock(1)))
+
+        def fail_in_the_middle() -> None:
+            with borrow_cursor(database) as cursor:
+                begun.extend(message.send(cursor, {}))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail_in_the_middle()
+
+        assert [row.id for row in begun] == [row.id for row in send(database, Message(select(process_id)), {})]
+        assert db.execute(text("SELECT pg_try_advisory_lock(1)")).scalar_one()
+        db.execute(text("SELECT pg_advisory_unlock(1)"))
 
 
 class TestAway:

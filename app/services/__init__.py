@@ -15,14 +15,10 @@ from app.services.stripe_client import Stripe
 
 @dataclass(frozen=True)
 class Services:
-    """What a use case works with: on `database` every statement commits by itself, on `transactions` one begins first.
-
-    Both draw on one pool of connections.
-    """
+    """What a use case works with; on `database` every statement commits by itself."""
 
     settings: Settings
     database: Engine
-    transactions: Engine
     keys: KeyClient
     runs: RunsClient
     stripe: Stripe
@@ -45,5 +41,4 @@ class Services:
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
         bounded = database.execution_options(**{BOUNDED: True})
-        autocommit = bounded.execution_options(isolation_level="AUTOCOMMIT")
-        return cls(settings, autocommit, bounded, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))
+        return cls(settings, bounded, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))

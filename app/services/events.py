@@ -7,17 +7,19 @@ for it. Of two that happen at once, the one that commits last sees the other.
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import orjson
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
-    Connection,
+    ColumnElement,
     Row,
     Text,
+    Uuid,
     and_,
     any_,
     bindparam,
@@ -28,10 +30,13 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.engine.interfaces import DBAPICursor
 
+from app.database import Message, borrow_cursor, send
 from app.errors import ServiceError
 from app.metrics import count_event, count_status
 from app.models import Payment, PaymentKind, PaymentStatus, Step, StripeEvent
@@ -129,7 +134,7 @@ def _storable(value: Any) -> Any:
     """A copy without client secrets, and without what jsonb refuses."""
     if isinstance(value, dict):
         return {
-            _storable(key): _storable(inner)
+            key.replace(_UNSTORABLE, _REPLACEMENT): _storable(inner)
             for key, inner in value.items()
             if key not in ("client_secret", "next_action")
         }
@@ -220,46 +225,67 @@ _OWN_IDS = (
 )
 
 _refs = bindparam("any_ref", type_=ARRAY(Text))
-_app: BindParameter[str | None] = bindparam("of_app")
-_known_by_id = or_(*(column == any_(_refs) for column in _OWN_IDS))
-_claimed = and_(
-    Payment.id == bindparam("claimed_id"),
+_app: BindParameter[str | None] = bindparam("of_app", type_=Text)
+
+
+def _knows(refs: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether a payment knows one of these ids as an object of its own."""
+    return or_(*(column == any_(refs) for column in _OWN_IDS))
+
+
+# What a payment is looked for by, written once in the statement, however often it is used there.
+_told = select(
+    _refs.label("refs"),
+    bindparam("claimed_id", type_=Uuid).label("payment_id"),
+    bindparam("claim", type_=Text).label("claim"),
+    _app.label("app_id"),
+).subquery("told")
+_is_known_by_id = _knows(_told.c.refs)
+_is_claimed = and_(
+    Payment.id == _told.c.payment_id,
     case(
-        (bindparam("claim") == _Claim.INTENT, Payment.stripe_payment_intent_id),
-        (bindparam("claim") == _Claim.SESSION, Payment.stripe_checkout_session_id),
+        (_told.c.claim == _Claim.INTENT, Payment.stripe_payment_intent_id),
+        (_told.c.claim == _Claim.SESSION, Payment.stripe_checkout_session_id),
         else_=Payment.stripe_subscription_id,
     ).is_(None),
-    or_(Payment.kind == PaymentKind.CHECKOUT_SESSION, bindparam("claim") == _Claim.INTENT),
+    or_(Payment.kind == PaymentKind.CHECKOUT_SESSION, _told.c.claim == _Claim.INTENT),
 )
 
-# The lock that makes concurrent events of a payment wait for each other. It is a statement of its own: what the fold
-# needs is read by the next one, which sees what the transaction that was waited for has committed.
+# The lock that makes concurrent events of a payment wait for each other. What the fold needs is read by a later
+# statement, which sees what the transaction that was waited for has committed.
 _FIND_AND_LOCK = (
     select(*_ROW)
-    .where(or_(_known_by_id, _claimed), or_(_app.is_(None), Payment.app_id == _app))
-    .order_by(case((_known_by_id, 0), else_=1), Payment.id)
+    .join(_told, or_(_is_known_by_id, _is_claimed) & or_(_told.c.app_id.is_(None), Payment.app_id == _told.c.app_id))
+    .order_by(case((_is_known_by_id, 0), else_=1), Payment.id)
     .limit(1)
-    .with_for_update()
+    .with_for_update(of=Payment)
 )
-_FIND_BY_ID = select(Payment.id).where(_known_by_id)
-_HOLDER_OF_INTENT = select(Payment.id).where(Payment.stripe_payment_intent_id == bindparam("intent_id"))
-_LOCK = select(*_ROW).where(Payment.id == bindparam("payment_id")).with_for_update()
+_found = _FIND_AND_LOCK.cte("found")
 
-_NEW = insert(StripeEvent).values(
-    app_id=bindparam("event_app_id"),
-    id=bindparam("event_id"),
-    payment_id=bindparam("payment_id"),
-    type=bindparam("type"),
-    created=bindparam("created"),
-    object=bindparam("object"),
-    refs=_refs,
+_NEW = insert(StripeEvent).from_select(
+    ["app_id", "id", "payment_id", "type", "created", "object", "refs"],
+    select(
+        func.coalesce(_found.c.app_id, _told.c.app_id, ""),
+        bindparam("event_id", type_=Text),
+        _found.c.id,
+        bindparam("type", type_=Text),
+        bindparam("created", type_=BigInteger),
+        bindparam("object", type_=JSONB),
+        _told.c.refs,
+    ).select_from(_told.outerjoin(_found, true())),
 )
 # An event is stored once. One that was stored before its payment was known is joined when it is delivered again.
-_INSERT = _NEW.on_conflict_do_update(
-    index_elements=[StripeEvent.app_id, StripeEvent.id],
-    set_={"payment_id": _NEW.excluded.payment_id},
-    where=StripeEvent.payment_id.is_(None) & _NEW.excluded.payment_id.is_not(None),
-).returning(StripeEvent.id)
+_stored = (
+    _NEW.on_conflict_do_update(
+        index_elements=[StripeEvent.app_id, StripeEvent.id],
+        set_={"payment_id": _NEW.excluded.payment_id},
+        where=StripeEvent.payment_id.is_(None) & _NEW.excluded.payment_id.is_not(None),
+    )
+    .returning(StripeEvent.id)
+    .cte("stored")
+)
+_outcome = select(exists(select(_stored.c.id)).label("is_new")).subquery("outcome")
+_STORE = Message("BEGIN", select(_outcome.c.is_new, *_found.c).select_from(_outcome.outerjoin(_found, true())))
 
 READ_EVENTS = (
     select(StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object)
@@ -267,16 +293,20 @@ READ_EVENTS = (
     .limit(MAX_EVENTS_OF_PAYMENT)
 )
 
+_FIND_BY_ID = Message(select(Payment.id).where(_knows(_refs)))
+_LOOK_AGAIN = Message(_FIND_AND_LOCK)
+_HOLDER_OF_INTENT = Message(select(Payment.id).where(Payment.stripe_payment_intent_id == bindparam("intent_id")))
+_READ_OTHERS = Message(READ_EVENTS.where(StripeEvent.id != bindparam("event_id")))
+
+_LOCK = Message("BEGIN", select(*_ROW).where(Payment.id == bindparam("payment_id")).with_for_update())
+
+_waits = and_(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_refs), StripeEvent.app_id.in_(["", _app]))
 _other = StripeEvent.__table__.alias("other")
 _JOIN_WAITING = (
     update(StripeEvent)
-    .where(
-        StripeEvent.payment_id.is_(None),
-        StripeEvent.refs.overlap(_refs),
-        StripeEvent.app_id.in_(["", _app]),
-    )
+    .where(_waits)
     .values(
-        payment_id=bindparam("of_payment"),
+        payment_id=bindparam("payment_id"),
         # It takes its payment's app, unless the app's own path has brought it as well.
         app_id=case(
             (exists().where(_other.c.app_id == _app, _other.c.id == StripeEvent.id), StripeEvent.app_id), else_=_app
@@ -285,28 +315,28 @@ _JOIN_WAITING = (
 )
 
 # What was joined by its metadata, and turns out to be about another intent or session than the payment's own.
-_LET_GO = (
-    update(StripeEvent)
-    .where(
-        StripeEvent.payment_id == bindparam("of_payment"),
-        not_(StripeEvent.refs.overlap(_refs)),
-        exists().where(
-            Payment.id == StripeEvent.payment_id,
-            or_(
-                StripeEvent.object["object"].astext.in_(["payment_intent", "charge"])
-                & Payment.stripe_payment_intent_id.is_not(None),
-                (StripeEvent.object["object"].astext == "checkout.session")
-                & Payment.stripe_checkout_session_id.is_not(None),
-            ),
+_kind = StripeEvent.object["object"].astext
+_is_foreign = and_(
+    StripeEvent.payment_id == bindparam("payment_id"),
+    not_(StripeEvent.refs.overlap(_refs)),
+    exists().where(
+        Payment.id == StripeEvent.payment_id,
+        or_(
+            or_(_kind == "payment_intent", _kind == "charge") & Payment.stripe_payment_intent_id.is_not(None),
+            (_kind == "checkout.session") & Payment.stripe_checkout_session_id.is_not(None),
         ),
-    )
-    .values(payment_id=null())
+    ),
 )
+_LET_GO = update(StripeEvent).where(_is_foreign).values(payment_id=null())
 
-_HAS_EARLY = select(
-    or_(
-        exists().where(StripeEvent.payment_id == bindparam("of_payment")),
-        exists().where(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_refs)),
+_ADOPT = Message(_LET_GO, _JOIN_WAITING, READ_EVENTS)
+
+_HAS_EARLY = Message(
+    select(
+        or_(
+            exists().where(StripeEvent.payment_id == bindparam("payment_id")),
+            exists().where(StripeEvent.payment_id.is_(None), StripeEvent.refs.overlap(_refs)),
+        ).label("is_any")
     )
 )
 
@@ -333,43 +363,48 @@ _WRITE = (
     )
 )
 
+# What waits for a payment, or is foreign to it, is looked for after the commit of what the payment knows.
+_WRITE_AND_COMMIT = Message(
+    _WRITE, "COMMIT", select(or_(exists().where(_waits), exists().where(_is_foreign)).label("is_any"))
+)
+_COMMIT = Message("COMMIT")
+
 
 def receive_event(event: Event, *, app_id: str | None, services: Services) -> Receipt:
     """Store an event and fold it into its payment. When this returns, both are committed.
 
     :param app_id: the app whose path or reconciliation brought it; None where only Stripe knows
     """
-    with services.transactions.begin() as connection:
-        payment = _find_and_lock(connection, event, app_id)
-        stored = _insert(connection, event, payment.app_id if payment else app_id or "", payment)
-        learned = payment is not None and stored and _fold(connection, payment)
-    if payment is None:
-        payment = _look_again(event, app_id, services)
-    elif learned:
-        adopt_events(payment.id, services=services)
-    count_event(is_new=stored, has_payment=payment is not None)
-    return Receipt(Outcome.STORED if stored else Outcome.DUPLICATE, payment.id if payment else None)
+    keys = _keys_of(event, app_id)
+    with borrow_cursor(services.database) as cursor:
+        found = _store(cursor, event, keys)
+        folds = found.is_new and _is_taken(found)
+        columns = _fold(cursor, found, [event, *_others(cursor, found, event)]) if folds else {}
+        has_more = _commit(cursor, found, columns)
+    if has_more:
+        adopt_events(found.id, services=services)
+    payment_id = found.id or _look_again(keys, services)
+    count_event(is_new=found.is_new, has_payment=payment_id is not None)
+    return Receipt(Outcome.STORED if found.is_new else Outcome.DUPLICATE, payment_id)
 
 
 def join_waiting_events(refs: list[str], *, services: Services) -> int:
     """Fold the payments that know any of these ids, which stored events wait with; return how many they are."""
-    with services.database.connect() as connection:
-        payment_ids = connection.execute(_FIND_BY_ID, {"any_ref": refs}).scalars().all()
-    for payment_id in payment_ids:
-        adopt_events(payment_id, services=services)
-    return len(payment_ids)
+    found = send(services.database, _FIND_BY_ID, {"any_ref": refs})
+    for payment in found:
+        adopt_events(payment.id, services=services)
+    return len(found)
 
 
 def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
-    """Join the events that waited for what a payment knows by now, and fold them; until it learns nothing new."""
-    learned = True
-    while learned:
-        with services.transactions.begin() as connection:
-            payment = connection.execute(_LOCK, {"payment_id": payment_id}).one()
-            known = {"of_payment": payment_id, "of_app": payment.app_id, "any_ref": _own_ids(payment)}
-            connection.execute(_LET_GO, known)
-            connection.execute(_JOIN_WAITING, known)
-            learned = _fold(connection, payment)
+    """Join the events that waited for what a payment knows by now, and fold them; until none is left."""
+    has_more = True
+    while has_more:
+        with borrow_cursor(services.database) as cursor:
+            (payment,) = _LOCK.send(cursor, {"payment_id": payment_id})
+            known = {"payment_id": payment_id, "of_app": payment.app_id, "any_ref": _own_ids(payment._asdict())}
+            events = [Event(*event) for event in _ADOPT.send(cursor, known)]
+            has_more = _commit(cursor, payment, _fold(cursor, payment, events) if _is_taken(payment) else {})
 
 
 def adopt_early_events(payment_id: uuid.UUID, own_ids: list[str], *, services: Services) -> None:
@@ -377,80 +412,74 @@ def adopt_early_events(payment_id: uuid.UUID, own_ids: list[str], *, services: S
 
     :param own_ids: the ids of what Stripe made
     """
-    with services.database.connect() as connection:
-        early = connection.execute(_HAS_EARLY, {"of_payment": payment_id, "any_ref": own_ids}).scalar_one()
-    if early:
+    (early,) = send(services.database, _HAS_EARLY, {"payment_id": payment_id, "any_ref": own_ids})
+    if early.is_any:
         adopt_events(payment_id, services=services)
 
 
-def _find_and_lock(connection: Connection, event: Event, app_id: str | None) -> Row[Any] | None:
-    refs = references(event.object)
+def _keys_of(event: Event, app_id: str | None) -> dict[str, Any]:
+    """What the payment of an event is looked for by."""
     claimed_id, claim = _claim(event.object)
-    if not refs and claimed_id is None:
-        return None
-    return connection.execute(
-        _FIND_AND_LOCK, {"any_ref": refs, "claimed_id": claimed_id, "claim": claim, "of_app": app_id}
-    ).one_or_none()
+    return {"any_ref": references(event.object), "claimed_id": claimed_id, "claim": claim, "of_app": app_id}
 
 
-def _insert(connection: Connection, event: Event, event_app_id: str, payment: Row[Any] | None) -> bool:
-    """Store the event; False when that, with this payment, was done before."""
-    inserted = connection.execute(
-        _INSERT,
-        {
-            "event_app_id": event_app_id,
-            "event_id": event.id,
-            "payment_id": payment and payment.id,
-            "type": event.type,
-            "created": event.created,
-            "object": event.object,
-            "any_ref": references(event.object),
-        },
-    )
-    return inserted.one_or_none() is not None
-
-
-def _look_again(event: Event, app_id: str | None, services: Services) -> Row[Any] | None:
+def _look_again(keys: Mapping[str, Any], services: Services) -> uuid.UUID | None:
     """Find the payment of an event that was committed without one: it may have learned the event's id meanwhile."""
-    if not references(event.object):
-        return None
-    with services.database.connect() as connection:
-        payment = _find_and_lock(connection, event, app_id)
-    if payment is not None:
+    found = send(services.database, _LOOK_AGAIN, keys) if keys["any_ref"] else []
+    for payment in found:
         adopt_events(payment.id, services=services)
-    return payment
+    return found[0].id if found else None
 
 
-def _own_ids(payment: Row[Any]) -> list[str]:
-    return [own_id for column in _OWN_IDS if (own_id := getattr(payment, column.key))]
+def _own_ids(columns: Mapping[str, Any]) -> list[str]:
+    return [own_id for column in _OWN_IDS if (own_id := columns[column.key])]
 
 
-def _fold(connection: Connection, payment: Row[Any]) -> bool:
-    """Write what the payment has become; True when it learned an id by which other events may know it."""
-    if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
-        return False
-    events = connection.execute(READ_EVENTS, {"payment_id": payment.id}).all()
-    columns = _columns(project(creation_of(payment), (Event(*event) for event in events)))
-    if _is_taken_by_another(connection, payment, columns["stripe_payment_intent_id"]):
+def _store(cursor: DBAPICursor, event: Event, keys: Mapping[str, Any]) -> Any:
+    """Store an event and lock its payment; the row is that of the payment, if there is one, and says `is_new`."""
+    facts = {"event_id": event.id, "type": event.type, "created": event.created, "object": event.object}
+    (found,) = _STORE.send(cursor, {**keys, **facts})
+    return found
+
+
+def _others(cursor: DBAPICursor, payment: Row[Any], event: Event) -> Iterator[Event]:
+    """The payment's other events."""
+    others = _READ_OTHERS.send(cursor, {"payment_id": payment.id, "event_id": event.id})
+    return (Event(*other) for other in others)
+
+
+def _is_taken(payment: Row[Any]) -> bool:
+    """Whether Stripe has made what the payment's events are about: before that there is nothing to fold."""
+    return payment.step in (Step.TAKEN, Step.FINISHED) and payment.status != PaymentStatus.REJECTED
+
+
+def _fold(cursor: DBAPICursor, payment: Row[Any], events: Iterable[Event]) -> dict[str, Any]:
+    """What the payment has become, by column; nothing where that is what it was."""
+    columns = _columns(project(creation_of(payment), events))
+    if _is_taken_by_another(cursor, payment, columns["stripe_payment_intent_id"]):
         log.warning("payment %s is told of an intent that is another payment's", payment.id)
         columns["stripe_payment_intent_id"] = payment.stripe_payment_intent_id
     if payment.status != columns["status"]:
         count_status(columns["status"])
-    if any(getattr(payment, name) != value for name, value in columns.items()):
-        connection.execute(
-            _WRITE, {"payment_id": payment.id, **{f"new_{name}": value for name, value in columns.items()}}
-        )
-    return any(columns.get(column.key) not in (None, getattr(payment, column.key)) for column in _OWN_IDS)
+    return columns if any(getattr(payment, name) != value for name, value in columns.items()) else {}
 
 
-def _is_taken_by_another(connection: Connection, payment: Row[Any], intent_id: str | None) -> bool:
+def _commit(cursor: DBAPICursor, payment: Row[Any], columns: Mapping[str, Any]) -> bool:
+    """Write and commit; True when by what the payment knows now, other events are to be joined to it or let go."""
+    if not columns:
+        _COMMIT.send(cursor, {})
+        return False
+    known = {"payment_id": payment.id, "of_app": payment.app_id, "any_ref": _own_ids({**payment._asdict(), **columns})}
+    new = {f"new_{name}": value for name, value in columns.items()}
+    (left,) = _WRITE_AND_COMMIT.send(cursor, {**known, **new})
+    return bool(left.is_any)
+
+
+def _is_taken_by_another(cursor: DBAPICursor, payment: Row[Any], intent_id: str | None) -> bool:
     """Whether a newly told intent is known to be another payment's: one invoice can be paid with the intent of two."""
     if intent_id in (None, payment.stripe_payment_intent_id):
         return False
-    return connection.execute(_HOLDER_OF_INTENT, {"intent_id": intent_id}).scalar_one_or_none() not in (
-        None,
-        payment.id,
-    )
+    return any(holder.id != payment.id for holder in _HOLDER_OF_INTENT.send(cursor, {"intent_id": intent_id}))
 
 
 def creation_of(payment: Row[Any]) -> Creation:

@@ -32,10 +32,9 @@ class KeyClient:
     """
 
     def __init__(self, *, url: str, api_key: str, timeout_seconds: float, cache_seconds: float) -> None:
-        self._url = url
         self._api_key = api_key
         self._timeout_seconds = timeout_seconds
-        self._transport = Transport(UPSTREAM)
+        self._transport = Transport(UPSTREAM, url)
         self._lock = threading.Lock()
         self._keys: TTLCache[tuple[Provider, str], str] = TTLCache(MAX_CACHED_KEYS, cache_seconds)
         self._asking: dict[tuple[Provider, str], Future[str]] = {}
@@ -83,7 +82,7 @@ class KeyClient:
     def _ask(self, provider: Provider, app_id: str, context: CallContext) -> str:
         answer = self._transport.send(
             "GET",
-            f"{self._url}/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}",
+            f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}",
             headers={
                 "X-API-Key": self._api_key,
                 "X-Caller-Service": "stripe",

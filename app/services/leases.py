@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, func, update
-from sqlalchemy.sql import Executable
 
+from app.database import Message, send
 from app.errors import DATABASE_ERRORS, ServiceError, UpstreamError
 from app.models import Payment, PaymentKind, PaymentStatus, Step
 from app.services import Services
@@ -85,7 +85,7 @@ HELD_COLUMNS = (
 LEASE = func.now() + bindparam("lease")
 HOLDS_LEASE = (Payment.id == bindparam("payment_id")) & (Payment.lease_token == bindparam("token"))
 
-_LET_GO = (
+_LET_GO = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step != Step.FINISHED)
     .values(lease_until=func.now() + bindparam("pause"), tracking_error=bindparam("new_tracking_error"))
@@ -98,11 +98,10 @@ def held_payment(columns: Mapping[Any, Any]) -> HeldPayment:
     return HeldPayment(**{**columns, "kind": PaymentKind(columns["kind"]), "step": Step(columns["step"])})
 
 
-def execute(services: Services, statement: Executable, payment: HeldPayment, **values: Any) -> bool:
-    """Run one statement on a payment that we hold, as a transaction of its own; False when we don't hold it."""
-    with services.database.connect() as connection:
-        result = connection.execute(statement, {"payment_id": payment.id, "token": payment.lease_token, **values})
-        return result.one_or_none() is not None
+def execute(services: Services, message: Message, payment: HeldPayment, **values: Any) -> bool:
+    """Send a statement on a payment that we hold, as a transaction of its own; False when we don't hold it."""
+    held = {"payment_id": payment.id, "token": payment.lease_token}
+    return bool(send(services.database, message, {**held, **values}))
 
 
 def reason_of(error: Exception | None) -> str | None:

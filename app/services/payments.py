@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from app.database import Message, send
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, ServiceError, StripeRefusal
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
@@ -48,12 +49,14 @@ _KNOWN_COLUMNS = (
     Payment.stripe_payment_intent_id,
 )
 
-_FIND_BY_KEY = select(*_KNOWN_COLUMNS).where(
-    Payment.app_id == bindparam("app_id"), Payment.idempotency_key == bindparam("idempotency_key")
+_FIND_BY_KEY = Message(
+    select(*_KNOWN_COLUMNS).where(
+        Payment.app_id == bindparam("app_id"), Payment.idempotency_key == bindparam("idempotency_key")
+    )
 )
 
 # One row for an app's Idempotency-Key, whoever comes first; it is born leased, so that nobody else works on it.
-_ACCEPT = (
+_ACCEPT = Message(
     insert(Payment)
     .values(
         id=bindparam("payment_id"),
@@ -85,7 +88,7 @@ def _unless_restarted(value: Any, otherwise: Any) -> ColumnElement[Any]:
 
 # A retry takes over a payment that its holder let go of or died with, where it stands. One that was abandoned
 # before Stripe took it, and so has no answer to give again, starts anew in the same row under a new attempt.
-_TAKE_OVER = (
+_TAKE_OVER = Message(
     update(Payment)
     .where(
         Payment.id == bindparam("payment_id"),
@@ -145,10 +148,9 @@ def create_payment(request: PaymentRequest, *, services: Services, context: Call
 def _find_by_key(request: PaymentRequest, services: Services) -> Row[Any] | None:
     if request.idempotency_key is None:
         return None
-    with services.database.connect() as connection:
-        return connection.execute(
-            _FIND_BY_KEY, {"app_id": request.app_id, "idempotency_key": request.idempotency_key}
-        ).one_or_none()
+    key = {"app_id": request.app_id, "idempotency_key": request.idempotency_key}
+    found = send(services.database, _FIND_BY_KEY, key)
+    return found[0] if found else None
 
 
 def _accept(request: PaymentRequest, services: Services) -> HeldPayment | None:
@@ -194,18 +196,16 @@ def _accept(request: PaymentRequest, services: Services) -> HeldPayment | None:
 
 
 def _answer_again(known: Row[Any], request: PaymentRequest, services: Services, context: CallContext) -> dict[str, Any]:
-    if known.request_hash != request.digest:
+    # The driver shows bytea as a view of its memory.
+    if bytes(known.request_hash) != request.digest:
         raise IdempotencyKeyReused
     if known.answer is not None:
         return _replay(known, services, context)
-    token = uuid.uuid4()
-    with services.database.connect() as connection:
-        row = connection.execute(
-            _TAKE_OVER, {"payment_id": known.id, "token": token, "lease": lease_of(services)}
-        ).one_or_none()
-    if row is None:
+    lease = {"payment_id": known.id, "token": uuid.uuid4(), "lease": lease_of(services)}
+    taken_over = send(services.database, _TAKE_OVER, lease)
+    if not taken_over:
         raise IdempotencyKeyInUse
-    return _walk_or_let_go(held_payment(row._mapping), services, context)
+    return _walk_or_let_go(held_payment(taken_over[0]._mapping), services, context)
 
 
 def _walk_or_let_go(payment: HeldPayment, services: Services, context: CallContext) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, case, false, func, null, or_, select, update
 
+from app.database import Message
 from app.errors import NoStripeKey, ServiceError, StripeRefusal, is_database_outage
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
@@ -100,7 +101,7 @@ _CLAIM = (
 )
 
 # Stripe was never asked and nobody waits any more. Nothing is kept, so that a retry can start the row anew.
-_ABANDON = (
+_ABANDON = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ACCEPTED)
     .values(step=Step.TAKEN, status=PaymentStatus.REJECTED, updated_at=func.now())
@@ -108,21 +109,21 @@ _ABANDON = (
 )
 
 # Stripe was asked and certainly has nothing.
-_REJECT = (
+_REJECT = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ASKED)
     .values(step=Step.TAKEN, status=PaymentStatus.REJECTED, updated_at=func.now())
     .returning(Payment.id)
 )
 
-_ASK_ANEW = (
+_ASK_ANEW = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ASKED, Payment.asked_anew == false())
     .values(attempt=Payment.attempt + 1, asked_at=func.now(), asked_anew=True, updated_at=func.now())
     .returning(Payment.id)
 )
 
-_PUT_OFF = (
+_PUT_OFF = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step != Step.FINISHED)
     .values(
@@ -138,7 +139,7 @@ _PUT_OFF = (
 )
 
 # A payment that was stuck and walks on is tracked again.
-_UNSTICK = (
+_UNSTICK = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.tracking_state == TrackingState.STUCK)
     .values(
@@ -224,9 +225,9 @@ def _advance(payment: HeldPayment, services: Services, context: CallContext) -> 
 
 
 def _reject(
-    payment: HeldPayment, statement: Any, services: Services, context: CallContext, outcome: RecoveryOutcome
+    payment: HeldPayment, message: Message, services: Services, context: CallContext, outcome: RecoveryOutcome
 ) -> RecoveryOutcome:
-    if not execute(services, statement, payment):
+    if not execute(services, message, payment):
         raise LeaseLost
     settle(replace(payment, step=Step.TAKEN, status=PaymentStatus.REJECTED), services, context)
     return outcome

@@ -63,10 +63,9 @@ class RunsClient:
     """Creates, reads and ends runs. Nothing but reading and ending may be repeated: both POSTs add each time."""
 
     def __init__(self, *, url: str, api_key: str, timeout_seconds: float) -> None:
-        self._url = url
         self._api_key = api_key
         self.timeout_seconds = timeout_seconds
-        self._transport = Transport(UPSTREAM)
+        self._transport = Transport(UPSTREAM, url)
 
     def create(self, new: NewRun, context: CallContext) -> str:
         """Create a run and return its id.
@@ -156,13 +155,13 @@ class RunsClient:
     def _exchange(self, method: str, path: str, context: CallContext, body: object) -> dict[str, Any]:
         answer = self._transport.send(
             method,
-            self._url + path,
+            path,
             headers={
                 "X-API-Key": self._api_key,
                 "X-Request-ID": context.request_id,
                 "Content-Type": "application/json",
             },
-            body=None if body is None else orjson.dumps(body),
+            body=b"" if body is None else orjson.dumps(body),
             deadline=context.deadline.within(self.timeout_seconds),
             repeatable=method != "POST",
         )

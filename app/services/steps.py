@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, case, func, null, update
 
+from app.database import Message
 from app.errors import NoStripeKey, ServiceError, StripeRateLimited, StripeRefusal, UpstreamError
 from app.models import Payment, PaymentKind, PaymentStatus, Step, known_status
 from app.services import Services
@@ -33,7 +34,7 @@ TASK_NAMES = {
 
 # Before Stripe is asked: what it will be asked for is frozen, and that it was asked can't be forgotten.
 # A first holder knows all runs that were made for the payment, so that none has to be searched for.
-_ASK = (
+_ASK = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ACCEPTED)
     .values(
@@ -49,7 +50,7 @@ _ASK = (
 )
 
 # Stripe certainly executed nothing: the payment stands as before the ask.
-_TAKE_BACK = (
+_TAKE_BACK = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ASKED)
     .values(step=Step.ACCEPTED, stripe_params=null(), asked_at=null(), updated_at=func.now())
@@ -57,7 +58,7 @@ _TAKE_BACK = (
 )
 
 # Stripe's answer: from here on, every retry is given it.
-_TAKE = (
+_TAKE = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.ASKED)
     .values(

@@ -147,11 +147,12 @@ class ReplayedFailure(UpstreamError):
 class _DeadlineClient(stripe.HTTPClient):
     """The SDK's way to send a request, with our transport below it."""
 
-    name = "urllib3"
+    name = "http.client"
 
-    def __init__(self) -> None:
+    def __init__(self, api_base: str) -> None:
         super().__init__()
-        self._transport = Transport(UPSTREAM)
+        self._api_base = api_base
+        self._transport = Transport(UPSTREAM, api_base)
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None, **_: Any
@@ -159,13 +160,14 @@ class _DeadlineClient(stripe.HTTPClient):
         # A POST isn't repeated here: that the second try certainly wasn't executed would say nothing of the first.
         answer = self._transport.send(
             method.upper(),
-            url,
+            url.removeprefix(self._api_base),
             headers=headers or {},
-            body=post_data,
+            body=(post_data or "").encode(),
             deadline=_deadline.get(),
             repeatable=method == "get",
         )
-        return answer.body, answer.status, answer.headers
+        # In lower case the SDK doesn't find the notices that it would print.
+        return answer.body, answer.status, {name.lower(): value for name, value in answer.headers.items()}
 
     def close(self) -> None:
         """Connections are closed with the process."""
@@ -178,7 +180,7 @@ class Stripe:
         self._api_base = api_base
         self._timeout_seconds = timeout_seconds
         self._keys = keys
-        self._http = _DeadlineClient()
+        self._http = _DeadlineClient(api_base)
         self._client: Callable[[str], stripe.StripeClient] = cached(LRUCache(MAX_CLIENTS), lock=threading.Lock())(
             self._new_client
         )

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy import bindparam, func, update
 
+from app.database import Message
 from app.errors import DATABASE_ERRORS, ServiceError, is_database_outage
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
@@ -21,7 +22,7 @@ COST_NAMES = {
 }
 
 
-_FINISH = (
+_FINISH = Message(
     update(Payment)
     .where(HOLDS_LEASE, Payment.step == Step.TAKEN)
     .values(

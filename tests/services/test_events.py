@@ -177,18 +177,18 @@ class TestEarlyEvents:
         teaching = Event("evt_t", "checkout.session.completed", 2, session | {"payment_intent": "pi_x"})
         waiting = Event("evt_w", "refund.created", 1, refund_of("pi_x", 4000))
         inside, other_is_done = threading.Barrier(2), threading.Event()
-        insert = events._insert
+        store = events._store
 
-        def insert_together(connection: Connection, told: Event, *rest: Any) -> bool:
+        def store_together(cursor: Any, told: Event, *rest: Any) -> Any:
             """Both have looked for each other and not found; then one commits before the other."""
-            stored = insert(connection, told, *rest)
+            stored = store(cursor, told, *rest)
             inside.wait(10)
             is_first = (told is waiting) == (first == "event")
             if not is_first:
                 assert other_is_done.wait(10)
             return stored
 
-        monkeypatch.setattr(events, "_insert", insert_together)
+        monkeypatch.setattr(events, "_store", store_together)
 
         def receive(told: Event) -> None:
             receive_event(told, app_id=None, services=services)

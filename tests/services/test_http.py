@@ -14,7 +14,9 @@ from tests.web import free_port
 
 
 def get(url: str, *, seconds: float = 5, repeatable: bool = False) -> Answer:
-    return Transport("upstream").send("GET", url, headers={}, deadline=Deadline.after(seconds), repeatable=repeatable)
+    return Transport("upstream", url).send(
+        "GET", "", headers={}, deadline=Deadline.after(seconds), repeatable=repeatable
+    )
 
 
 @pytest.fixture
@@ -74,11 +76,10 @@ class TestSend:
 
         server = threading.Thread(target=answer)
         server.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        transport = Transport("upstream")
+        transport = Transport("upstream", f"http://127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(UpstreamError, match="no usable answer"):
-            transport.send("GET", url, headers={}, deadline=Deadline.after(5), repeatable=False)
-        second = transport.send("GET", url, headers={}, deadline=Deadline.after(5), repeatable=False)
+            transport.send("GET", "/", headers={}, deadline=Deadline.after(5), repeatable=False)
+        second = transport.send("GET", "/", headers={}, deadline=Deadline.after(5), repeatable=False)
 
         assert second.body == b'{"for": 1}'
         server.join(5)
@@ -89,6 +90,30 @@ class TestSend:
             get(f"http://127.0.0.1:{free_port()}/")
 
         assert caught.value.executed is False
+
+    def test_it_knows_that_nothing_was_executed_when_there_is_no_tls(self, runs_url: str) -> None:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            get(runs_url.replace("http", "https", 1))
+
+        assert caught.value.executed is False
+
+    def test_it_waits_for_tls_no_longer_than_for_anything(self) -> None:
+        """Fails when the handshake has no deadline."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            started = time.monotonic()
+            with pytest.raises(UpstreamTimeout) as caught:
+                get(f"https://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+
+        assert time.monotonic() - started < 1
+        assert caught.value.executed is False
+
+    def test_it_sends_no_header_that_ends_a_line(self, stand_ins: StandIns, runs_url: str) -> None:
+        transport = Transport("upstream", runs_url)
+        headers = {"X-Request-ID": "1\r\nX-API-Key: another"}
+        with pytest.raises(ValueError, match="end of a line"):
+            transport.send("GET", "", headers=headers, deadline=Deadline.after(5), repeatable=False)
+
+        assert stand_ins.ledger() == []
 
     def test_it_knows_that_nothing_was_executed_when_the_name_is_unknown(self) -> None:
         with pytest.raises(UpstreamUnavailable) as caught:
@@ -135,16 +160,15 @@ class TestSend:
     def test_it_uses_a_connection_again_and_none_that_was_idle_for_long(
         self, stand_ins: StandIns, runs_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        transport = Transport("upstream")
+        transport = Transport("upstream", runs_url)
 
-        def connections() -> int:
-            transport.send("GET", runs_url, headers={}, deadline=Deadline.after(5), repeatable=False)
-            return int(transport._pools.connection_from_url(runs_url).num_connections)
+        def connection() -> Any:
+            """The only one that there is after an exchange."""
+            transport.send("GET", "", headers={}, deadline=Deadline.after(5), repeatable=False)
+            (idle,) = transport._idle
+            return idle
 
-        assert (connections(), connections()) == (1, 1)
-        pool = transport._pools.connection_from_url(runs_url)
-        first = pool.pool.queue[-1]
-        socket_before = first.sock
+        first = connection()
+        assert connection() is first
         monkeypatch.setattr("app.services.http.MAX_IDLE_SECONDS", 0)
-        connections()
-        assert first.sock is not socket_before
+        assert connection() is not first
