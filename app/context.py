@@ -10,7 +10,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
-from app.database import bound_waits
+from app.database import prepare_engine
 from app.extensions import db
 from app.logs import begin_request, end_request, noted
 from app.metrics import count_create, count_request, watch_pool
@@ -34,7 +34,7 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
     """Give the application the services that its use cases work with."""
     with app.app_context():
-        bound_waits(db.engine)
+        prepare_engine(db.engine)
         app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
         watch_pool(db.engine, limit=settings.db_pool_size)
 

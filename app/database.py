@@ -1,9 +1,11 @@
 """How the database is reached: a small pool, bounded waits, and no session state that a pooler would lose."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import orjson
 import psycopg2
+import psycopg2.extensions
 from sqlalchemy import Connection, Engine, event
 
 from app.config import Settings
@@ -14,6 +16,8 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 # The execution option of connections on which no statement may wait for long. Migrations run without it.
 BOUNDED = "bounded_waits"
+# The execution option of connections whose statements belong to a transaction, until it is committed.
+TRANSACTIONAL = "transactional"
 
 # In the same message as the statement, and so in its transaction: a pooler in transaction mode keeps no session, and
 # no round trip is spent. https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
@@ -40,6 +44,8 @@ def database_config(settings: Settings) -> dict[str, Any]:
             "json_deserializer": orjson.loads,
             # Statements are logged with errors; what callers sent, and what Stripe answered, is not.
             "hide_parameters": True,
+            # Once for each connection: to change it, and change it back, would be a message for each use of one.
+            "isolation_level": "AUTOCOMMIT",
             "skip_autocommit_rollback": True,
         },
     }
@@ -49,18 +55,49 @@ def _dump_json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def bound_waits(engine: Engine) -> None:
-    """Bound what statements may wait for, and try a first connection twice: a database that slept may refuse one."""
-    event.listen(engine, "before_cursor_execute", _prefix_with_bounds, retval=True)
+def prepare_engine(engine: Engine) -> None:
+    """Bound what statements may wait for, and begin and end the transactions of those that belong to one.
+
+    A first connection is tried twice: a database that slept may refuse one.
+    """
+    event.listen(engine, "before_cursor_execute", _prefix, retval=True)
+    event.listen(engine, "commit", _end_with("COMMIT"))
+    event.listen(engine, "rollback", _end_with("ROLLBACK"))
     event.listen(engine, "do_connect", _connect)
 
 
-def _prefix_with_bounds(
+def _prefix(
     connection: Connection, _cursor: object, statement: str, parameters: object, *_: object
 ) -> tuple[str, object]:
-    if connection.get_execution_options().get(BOUNDED):
+    options = connection.get_execution_options()
+    if options.get(BOUNDED):
         statement = _BOUNDS + statement
+    # In the first statement's message, too; the driver would send it in one of its own.
+    if options.get(TRANSACTIONAL) and not _has_begun(connection):
+        statement = "BEGIN; " + statement
     return statement, parameters
+
+
+def _end_with(statement: str) -> Callable[[Connection], None]:
+    def end(connection: Connection) -> None:
+        if connection.invalidated or not _has_begun(connection):
+            return
+        try:
+            with _driver(connection).cursor() as cursor:
+                cursor.execute(statement)
+        except psycopg2.Error:
+            connection.invalidate()
+            raise
+
+    return end
+
+
+def _has_begun(connection: Connection) -> bool:
+    return _driver(connection).info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE
+
+
+def _driver(connection: Connection) -> psycopg2.extensions.connection:
+    return cast(psycopg2.extensions.connection, connection.connection.dbapi_connection)
 
 
 def _connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ db = current_app.extensions["migrate"].db
 
 
 def run_migrations() -> None:
-    with db.engine.connect() as connection:
+    with db.engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         context.configure(
             connection=connection,
             target_metadata=db.metadata,

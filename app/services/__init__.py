@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.database import BOUNDED
+from app.database import BOUNDED, TRANSACTIONAL
 from app.services.app_secrets import AppSecrets
 from app.services.key_client import KeyClient
 from app.services.runs_client import RunsClient
@@ -45,5 +45,5 @@ class Services:
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
         bounded = database.execution_options(**{BOUNDED: True})
-        autocommit = bounded.execution_options(isolation_level="AUTOCOMMIT")
-        return cls(settings, autocommit, bounded, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))
+        transactions = bounded.execution_options(**{TRANSACTIONAL: True})
+        return cls(settings, bounded, transactions, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))
