@@ -6,12 +6,14 @@ cut out of it.
 """
 
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TextIO
 
 import orjson
 import psycopg2
@@ -76,8 +78,21 @@ def configure_logging(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes a line with one call, which needs no lock: threads that end at once would wait for each other's writes."""
+
+    def createLock(self) -> None:  # noqa: N802 -- logging's name
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            os.write(self.stream.fileno(), f"{self.format(record)}\n".encode())
+        except Exception:
+            self.handleError(record)
+
+
 def _handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineHandler(sys.stdout)
     handler.set_name(HANDLER)
     handler.setFormatter(TextFormatter() if sys.stdout.isatty() else JsonFormatter())
     return handler
