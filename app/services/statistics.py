@@ -4,23 +4,30 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, any_, bindparam, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, any_, bindparam, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database import Query
 from app.models import Payment, PaymentStatus
 from app.services import Services
 
+
+def _sum(column: InstrumentedAttribute[Any]) -> ColumnElement[int]:
+    # PostgreSQL's own type for it is numeric, which comes as a Decimal.
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
+
+
 _SUMS: Mapping[str, ColumnElement[Any]] = {
     "payments": func.count(),
-    "amount": func.sum(Payment.amount_in_cents),
-    "success_count": func.sum(Payment.success_count),
-    "failure_count": func.sum(Payment.failure_count),
-    "refund_count": func.sum(Payment.refund_count),
-    "dispute_count": func.sum(Payment.dispute_count),
-    "received": func.sum(Payment.amount_received_in_cents),
-    "refunded": func.sum(Payment.amount_refunded_in_cents),
-    "disputed": func.sum(Payment.amount_disputed_in_cents),
+    "amount": _sum(Payment.amount_in_cents),
+    "success_count": _sum(Payment.success_count),
+    "failure_count": _sum(Payment.failure_count),
+    "refund_count": _sum(Payment.refund_count),
+    "dispute_count": _sum(Payment.dispute_count),
+    "received": _sum(Payment.amount_received_in_cents),
+    "refunded": _sum(Payment.amount_refunded_in_cents),
+    "disputed": _sum(Payment.amount_disputed_in_cents),
 }
 _FILTERS: Mapping[str, ColumnElement[bool]] = {
     "run_ids": or_(
@@ -42,7 +49,7 @@ def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dic
     groups = _sums_by_currency(frozenset(filters)).run(services.database, filters)
 
     def total(name: str) -> int:
-        return sum(int(getattr(group, name) or 0) for group in groups)
+        return sum(getattr(group, name) for group in groups)
 
     return {
         "totalPayments": total("payments"),
@@ -56,10 +63,10 @@ def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dic
             {
                 "currency": group.currency,
                 "payments": group.payments,
-                "grossInCents": int(group.received),
-                "refundedInCents": int(group.refunded),
-                "disputedInCents": int(group.disputed),
-                "netInCents": int(group.received - group.refunded - group.disputed),
+                "grossInCents": group.received,
+                "refundedInCents": group.refunded,
+                "disputedInCents": group.disputed,
+                "netInCents": group.received - group.refunded - group.disputed,
             }
             for group in groups
             if group.currency is not None
