@@ -1,5 +1,8 @@
 """Stripe Service: one service through which many apps take payments with Stripe."""
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask
 
 from app.auth import register_auth
@@ -20,13 +23,21 @@ API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp, catalog.bl
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
 
 
+class StripeService(Flask):
+    """Flask, for views and hooks of which none is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is: Flask would look into each, seven times a request."""
+        return func
+
+
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
     """Build an application; without arguments from the environment.
 
     Settings that are missing don't stop it, so that `flask --help` and `make openapi` need none. An application
     without them lets nobody in, and neither gunicorn nor a command that needs them starts.
     """
-    app = Flask(__name__, static_folder=None)
+    app = StripeService(__name__, static_folder=None)
     if settings is None:
         # Whoever gives settings has a process, and log lines, of their own.
         configure_logging()

@@ -1,12 +1,13 @@
 """What belongs to one request: its id, its deadline, and the services that it works with."""
 
+import random
 import re
 import time
-import uuid
 from functools import cache
 from typing import cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app
+from flask.globals import app_ctx, request_ctx
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
@@ -22,6 +23,8 @@ EXTENSION_KEY = "stripe-service"
 
 CREATING = ("payments.create_checkout", "payments.create_payment_intent")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+# What is logged and counted of any other: callers may send any word as one.
+OTHER_METHOD = "OTHER"
 # What is logged and counted of a path that is no route of ours, or has none by that method.
 NO_ROUTE = "none"
 
@@ -52,42 +55,43 @@ def services() -> Services:
 
 def call_context() -> CallContext:
     """On whose behalf upstreams are called in this request, and until when."""
-    return CallContext(request.method, _route(), g.request_id, g.deadline)
+    here = app_ctx.g
+    return CallContext(here.method, here.route, here.request_id, here.deadline)
 
 
 def _begin_request() -> None:
-    g.began_at = time.perf_counter()
+    # The objects themselves: each look at them by way of Flask's proxies takes longer than what is looked for.
+    here, request = app_ctx.g, request_ctx.request
+    here.began_at = time.perf_counter()
     # The clock starts before any lease is written, so that the deadline always comes before the lease lapses.
-    g.deadline = Deadline.after(services().settings.request_deadline_seconds)
+    here.deadline = Deadline.after(services().settings.request_deadline_seconds)
     sent_id = request.headers.get("X-Request-ID", "")
-    g.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
-    begin_request(requestId=g.request_id, method=_method(), route=_route(), **_named_in_path())
-    if (request.content_length or 0) > current_app.config["MAX_CONTENT_LENGTH"]:
+    here.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else _new_request_id()
+    here.method = request.method if request.method in METHODS else OTHER_METHOD
+    here.route = _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
+    begin_request(requestId=here.request_id, method=here.method, route=here.route, **_named_in_path(request))
+    if request.content_length and request.content_length > current_app.config["MAX_CONTENT_LENGTH"]:
         raise RequestEntityTooLarge
 
 
 def _end_request(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    route, status, seconds = _route(), response.status_code, time.perf_counter() - g.began_at
-    count_request(method=_method(), route=route, status=status, seconds=seconds)
-    if services().settings.metrics_by_app and request.endpoint in CREATING and (app_id := noted("app")):
-        count_create(app_id=str(app_id), route=route, status=status)
-    end_request(status=status, milliseconds=round(seconds * 1000, 1), code=g.get("error_code"))
+    here, status = app_ctx.g, response.status_code
+    seconds = time.perf_counter() - here.began_at
+    response.headers["X-Request-ID"] = here.request_id
+    count_request(method=here.method, route=here.route, status=status, seconds=seconds)
+    if services().settings.metrics_by_app and request_ctx.request.endpoint in CREATING and (app_id := noted("app")):
+        count_create(app_id=str(app_id), route=here.route, status=status)
+    end_request(status=status, milliseconds=round(seconds * 1000, 1), code=here.get("error_code"))
     return response
 
 
-def _method() -> str:
-    """The request's method, if it is one that the service knows: callers may send any word as one."""
-    return request.method if request.method in METHODS else "OTHER"
-
-
-def _route() -> str:
-    """The template of the request's route."""
-    return _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
+def _new_request_id() -> str:
+    # It is to be unlike any other, and no secret: the system's randomness is a call for which the GIL is let go.
+    return f"{random.getrandbits(128):032x}"
 
 
 _template = cache(route_template)
 
 
-def _named_in_path() -> dict[str, str]:
+def _named_in_path(request: Request) -> dict[str, str]:
     return {_PATH_FACTS[name]: value for name, value in (request.view_args or {}).items() if name in _PATH_FACTS}

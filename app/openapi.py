@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from app.errors import answer_error
-from app.schemas.base import camel_case
 from app.schemas.errors import ErrorSchema
+from app.wire import camel_case
 
 _ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 

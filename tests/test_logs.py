@@ -349,20 +349,20 @@ class TestConfigureLogging:
         root.handlers[:] = handlers
         root.setLevel(level)
 
-    def test_it_writes_once_however_often_it_is_called(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_writes_once_however_often_it_is_called(self, capfd: pytest.CaptureFixture[str]) -> None:
         configure_logging(logging.WARNING)
         configure_logging(logging.INFO)
         logging.getLogger("app.test").warning("once")
         logging.getLogger("app.test").info("the first level stays")
 
-        assert [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()] == ["once"]
+        assert [json.loads(line)["message"] for line in capfd.readouterr().out.splitlines()] == ["once"]
 
-    def test_libraries_that_say_what_they_send_are_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_libraries_that_say_what_they_send_are_quiet(self, capfd: pytest.CaptureFixture[str]) -> None:
         configure_logging(logging.DEBUG)
         for name in ("stripe", "urllib3.connectionpool", "werkzeug"):
             logging.getLogger(name).info("GET /v1/x?canary")
 
-        assert capsys.readouterr().out == ""
+        assert capfd.readouterr().out == ""
 
     def test_an_application_with_settings_of_its_own_leaves_logging_alone(self, settings: Settings) -> None:
         before = logging.getLogger().handlers[:]

@@ -88,6 +88,10 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     ARGUMENTS_PARSER = RequestParser()
 
+    def arguments(self, schema: type[Schema], **kwargs: Any) -> Any:
+        """Document and read what a view takes; the schema is put together once, and not for each request."""
+        return super().arguments(schema(), **kwargs)
+
     def response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
         """Document and serialize what a view answers; like every answer, it carries the request's id."""
         return super().response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
@@ -97,11 +101,13 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         return super().alt_response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
 
     def errors(self, *statuses: int) -> Any:
-        """Document that a view answers these errors."""
+        """Document that a view answers these errors; what is called stays the view itself."""
 
         def decorate(view: Any) -> Any:
+            described = view
             for status in statuses:
-                view = self._error(status)(view)
+                described = self._error(status)(described)
+            view._apidoc = described._apidoc
             return view
 
         return decorate

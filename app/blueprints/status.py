@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from flask import Response, jsonify
+
 from app.blueprints import Blueprint
 from app.context import services
 from app.schemas.stats import StatsFilterSchema, StatsQuerySchema, StatsSchema
@@ -15,42 +17,42 @@ blp = Blueprint("status", __name__, description="Asking what has become of payme
 @blp.route("/status/<payment_id>")
 @blp.response(200, PaymentStatusSchema)
 @blp.errors(401, 403, 404, 503)
-def show_payment(payment_id: str) -> dict[str, Any]:
+def show_payment(payment_id: str) -> Response:
     """Show a payment and what happened to it."""
-    return find_payment(payment_id, services=services())
+    return jsonify(find_payment(payment_id, services=services()))
 
 
 @blp.route("/status/by-org/<org_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
+def list_by_org(page: dict[str, Any], org_id: str) -> Response:
     """List the payments of an organisation."""
-    return list_payments_of_org(org_id, **page, services=services())
+    return jsonify(list_payments_of_org(org_id, **page, services=services()))
 
 
 @blp.route("/status/by-run/<run_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
+def list_by_run(page: dict[str, Any], run_id: str) -> Response:
     """List the payments of a run, whether it is the payment's own or the caller's."""
-    return list_payments_of_run(run_id, **page, services=services())
+    return jsonify(list_payments_of_run(run_id, **page, services=services()))
 
 
 @blp.route("/stats", methods=["POST"])
 @blp.arguments(StatsFilterSchema, required=False)
 @blp.response(200, StatsSchema)
 @blp.errors(400, 401, 403, 413, 415, 503)
-def compute_stats(filters: dict[str, Any]) -> dict[str, Any]:
+def compute_stats(filters: dict[str, Any]) -> Response:
     """Compute statistics over payments."""
-    return compute_statistics(filters, services=services())
+    return jsonify(compute_statistics(filters, services=services()))
 
 
 @blp.route("/stats")
 @blp.arguments(StatsQuerySchema, location="query")
 @blp.response(200, StatsSchema)
 @blp.errors(400, 401, 403, 503)
-def show_stats(filters: dict[str, Any]) -> dict[str, Any]:
+def show_stats(filters: dict[str, Any]) -> Response:
     """Show statistics over payments."""
-    return compute_statistics(filters, services=services())
+    return jsonify(compute_statistics(filters, services=services()))

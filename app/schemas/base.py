@@ -9,6 +9,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError, post_load, pre_load
 from marshmallow.fields import Field, String
 from marshmallow.validate import Length, Validator
 
+from app.wire import camel_case
+
 MAX_ID_LENGTH = 255
 MAX_URL_LENGTH = 2048
 
@@ -46,12 +48,6 @@ class RequestSchema(CamelCaseSchema):
     @post_load
     def _drop_empty_strings(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {key: value for key, value in data.items() if value != ""}
-
-
-def camel_case(name: str) -> str:
-    """`amount_in_cents` becomes `amountInCents`; a name without underscores stays as it is."""
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 class WholeMatch(Validator):

@@ -1,34 +1,38 @@
 """Statistics over payments, computed in the database from what each payment has become."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, any_, bindparam, cast, func, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import InstrumentedAttribute
 
+from app.database import Message, send
 from app.models import Payment, PaymentStatus
 from app.services import Services
 
+
+def _sum(column: InstrumentedAttribute[Any]) -> ColumnElement[int]:
+    # PostgreSQL's own type for it is numeric, which comes as a Decimal.
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
+
+
 _SUMS: Mapping[str, ColumnElement[Any]] = {
     "payments": func.count(),
-    "amount": func.sum(Payment.amount_in_cents),
-    "success_count": func.sum(Payment.success_count),
-    "failure_count": func.sum(Payment.failure_count),
-    "refund_count": func.sum(Payment.refund_count),
-    "dispute_count": func.sum(Payment.dispute_count),
-    "received": func.sum(Payment.amount_received_in_cents),
-    "refunded": func.sum(Payment.amount_refunded_in_cents),
-    "disputed": func.sum(Payment.amount_disputed_in_cents),
+    "amount": _sum(Payment.amount_in_cents),
+    "success_count": _sum(Payment.success_count),
+    "failure_count": _sum(Payment.failure_count),
+    "refund_count": _sum(Payment.refund_count),
+    "dispute_count": _sum(Payment.dispute_count),
+    "received": _sum(Payment.amount_received_in_cents),
+    "refunded": _sum(Payment.amount_refunded_in_cents),
+    "disputed": _sum(Payment.amount_disputed_in_cents),
 }
-_SUMS_BY_CURRENCY = (
-    select(Payment.currency, *(expression.label(name) for name, expression in _SUMS.items()))
-    .where(Payment.status != PaymentStatus.REJECTED)
-    .group_by(Payment.currency)
-    .order_by(Payment.currency)
-)
 _FILTERS: Mapping[str, ColumnElement[bool]] = {
     "run_ids": or_(
-        Payment.run_id.in_(bindparam("run_ids", expanding=True)),
-        Payment.parent_run_id.in_(bindparam("run_ids", expanding=True)),
+        Payment.run_id == any_(bindparam("run_ids", type_=ARRAY(Text))),
+        Payment.parent_run_id == any_(bindparam("run_ids", type_=ARRAY(Text))),
     ),
     "org_id": Payment.org_id == bindparam("org_id"),
     "brand_id": Payment.brand_id == bindparam("brand_id"),
@@ -38,35 +42,43 @@ _FILTERS: Mapping[str, ColumnElement[bool]] = {
 
 
 def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dict[str, Any]:
-    """Counts and sums over the payments that match every filter given, in the shape of `StatsSchema`.
+    """Counts and sums over the payments that match every filter given, as `StatsSchema` describes them.
 
     :param filters: any of `run_ids`, `org_id`, `brand_id`, `app_id`, `campaign_id`
     """
-    statement = _SUMS_BY_CURRENCY.where(*(_FILTERS[name] for name in filters))
-    with services.database.connect() as connection:
-        groups = connection.execute(statement, dict(filters)).all()
+    groups = send(services.database, _sums_by_currency(frozenset(filters)), filters)
 
     def total(name: str) -> int:
-        return sum(int(getattr(group, name) or 0) for group in groups)
+        return sum(getattr(group, name) for group in groups)
 
     return {
-        "total_payments": total("payments"),
-        "total_amount_in_cents": total("amount"),
-        "success_count": total("success_count"),
-        "failure_count": total("failure_count"),
-        "refund_count": total("refund_count"),
-        "dispute_count": total("dispute_count"),
+        "totalPayments": total("payments"),
+        "totalAmountInCents": total("amount"),
+        "successCount": total("success_count"),
+        "failureCount": total("failure_count"),
+        "refundCount": total("refund_count"),
+        "disputeCount": total("dispute_count"),
         # A checkout that Stripe has not taken yet has no currency, and no money to show.
         "currencies": [
             {
                 "currency": group.currency,
                 "payments": group.payments,
-                "gross_in_cents": int(group.received),
-                "refunded_in_cents": int(group.refunded),
-                "disputed_in_cents": int(group.disputed),
-                "net_in_cents": int(group.received - group.refunded - group.disputed),
+                "grossInCents": group.received,
+                "refundedInCents": group.refunded,
+                "disputedInCents": group.disputed,
+                "netInCents": group.received - group.refunded - group.disputed,
             }
             for group in groups
             if group.currency is not None
         ],
     }
+
+
+@cache
+def _sums_by_currency(filters: frozenset[str]) -> Message:
+    return Message(
+        select(Payment.currency, *(expression.label(name) for name, expression in _SUMS.items()))
+        .where(Payment.status != PaymentStatus.REJECTED, *(_FILTERS[name] for name in filters))
+        .group_by(Payment.currency)
+        .order_by(Payment.currency)
+    )

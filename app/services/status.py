@@ -2,48 +2,88 @@
 
 import base64
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, select, tuple_, union
+import orjson
+from orjson import Fragment
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    union,
+)
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import Uuid
 
+from app.database import Message, send
 from app.errors import InvalidRequest, NotFound
 from app.models import Payment, PaymentStatus, Step
 from app.services import Services
 from app.services.events import READ_EVENTS, creation_of
 from app.services.projection import Event, project
+from app.wire import camel_case
 
-_PAYMENT_COLUMNS = (
-    Payment.id,
-    Payment.org_id,
-    Payment.run_id,
-    Payment.parent_run_id,
-    Payment.brand_id,
-    Payment.app_id,
-    Payment.campaign_id,
-    Payment.stripe_payment_intent_id,
-    Payment.stripe_checkout_session_id,
-    Payment.stripe_subscription_id,
-    Payment.stripe_customer_id,
-    Payment.amount_in_cents,
-    Payment.currency,
-    Payment.status,
-    Payment.description,
-    Payment.payment_metadata.label("metadata"),
-    Payment.amount_received_in_cents,
-    Payment.amount_refunded_in_cents,
-    Payment.created_at,
-    Payment.updated_at,
-    Payment.tracking_state,
-    Payment.tracking_error,
-)
+# As orjson writes a time, whatever time zone the server is in.
+_ISO_8601: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'""")
+_UTC: ColumnElement[str] = literal_column("'UTC'")
 
-_FIND = select(*_PAYMENT_COLUMNS, Payment.kind, Payment.step, Payment.created_as).where(
-    Payment.id == bindparam("payment_id")
+
+def _json(*columns: InstrumentedAttribute[Any] | ColumnElement[Any]) -> ColumnElement[Any]:
+    """A JSON object that holds these columns, by their names on the wire."""
+    names: Iterable[ColumnElement[str]] = (literal_column(f"'{camel_case(column.key)}'") for column in columns)
+    return func.json_build_object(*chain.from_iterable(zip(names, columns, strict=True)))
+
+
+def _time(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
+    return func.to_char(func.timezone(_UTC, column), _ISO_8601).label(column.key)
+
+
+# What `PaymentSchema` describes, as PostgreSQL writes it: it makes text of every column anyway.
+_PAYMENT = cast(
+    _json(
+        Payment.id,
+        Payment.org_id,
+        Payment.run_id,
+        Payment.parent_run_id,
+        Payment.brand_id,
+        Payment.app_id,
+        Payment.campaign_id,
+        Payment.stripe_payment_intent_id,
+        Payment.stripe_checkout_session_id,
+        Payment.stripe_subscription_id,
+        Payment.stripe_customer_id,
+        Payment.amount_in_cents,
+        Payment.currency,
+        Payment.status,
+        Payment.description,
+        Payment.payment_metadata.label("metadata"),
+        Payment.amount_received_in_cents,
+        Payment.amount_refunded_in_cents,
+        _time(Payment.created_at),
+        _time(Payment.updated_at),
+        _json(Payment.tracking_state.label("state"), Payment.tracking_error.label("error")).label("tracking"),
+    ),
+    Text,
+).label("payment")
+
+_event = READ_EVENTS.subquery()
+_EVENTS = select(cast(func.json_agg(func.json_build_array(*_event.c)), Text)).scalar_subquery().label("events")
+
+_FIND = Message(
+    select(_PAYMENT, Payment.kind, Payment.step, Payment.status, Payment.created_as, _EVENTS).where(
+        Payment.id == bindparam("payment_id")
+    )
 )
 
 _position = tuple_(Payment.created_at, Payment.id)
@@ -60,8 +100,8 @@ def _page(of: ColumnElement[bool]) -> Select[uuid.UUID, datetime]:
     )
 
 
-def _pages(*of: ColumnElement[bool]) -> tuple[Select[Any], Select[Any]]:
-    """The statement for the first page, and the one for a page before a position.
+def _pages(*of: ColumnElement[bool]) -> tuple[Message, Message]:
+    """The query for the first page, and the one for a page before a position.
 
     What is asked for in several columns is read from the index of each, and merged.
     """
@@ -70,10 +110,10 @@ def _pages(*of: ColumnElement[bool]) -> tuple[Select[Any], Select[Any]]:
     return _whole_rows(first), _whole_rows(later)
 
 
-def _whole_rows(pages: Sequence[Any]) -> Select[Any]:
+def _whole_rows(pages: Sequence[Any]) -> Message:
     ids = union(*(select(page.c.id) for page in pages)).subquery()
-    return (
-        select(*_PAYMENT_COLUMNS)
+    return Message(
+        select(_PAYMENT)
         .join(ids, ids.c.id == Payment.id)
         .order_by(Payment.created_at.desc(), Payment.id.desc())
         .limit(bindparam("limit"))
@@ -89,7 +129,7 @@ class Position:
     """A place in a list: after the payment that was made then and has this id."""
 
     created_at: datetime
-    id: uuid.UUID
+    id: str
 
     @classmethod
     def of(cls, cursor: str) -> "Position":
@@ -100,18 +140,14 @@ class Position:
         try:
             created_at, _, payment_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("/")
             # A forged one may name a time that exists in no other zone.
-            position = cls(datetime.fromisoformat(created_at).astimezone(UTC), uuid.UUID(payment_id))
+            position = cls(datetime.fromisoformat(created_at).astimezone(UTC), str(uuid.UUID(payment_id)))
         except (OverflowError, ValueError):
             raise InvalidRequest({"cursor": ["Is not one that a page gave."]}) from None
         return position
 
-    @property
-    def cursor(self) -> str:
-        return base64.urlsafe_b64encode(f"{self.created_at.isoformat()}/{self.id}".encode()).decode()
-
 
 def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
-    """A payment and what happened to it, in the shape of `PaymentStatusSchema`.
+    """A payment and what happened to it, as `PaymentStatusSchema` describes it.
 
     :raises NotFound: when there is no such payment.
     """
@@ -119,12 +155,10 @@ def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
         key = {"payment_id": uuid.UUID(payment_id)}
     except ValueError:
         raise NotFound("Payment not found") from None
-    with services.database.connect() as connection:
-        row = connection.execute(_FIND, key).one_or_none()
-        if row is None:
-            raise NotFound("Payment not found")
-        events = connection.execute(READ_EVENTS, key).all()
-    return {"payment": _payment(row), "events": _happenings(row, events)}
+    rows = send(services.database, _FIND, key)
+    if not rows:
+        raise NotFound("Payment not found")
+    return {"payment": Fragment(rows[0].payment), "events": _happenings(rows[0])}
 
 
 def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
@@ -144,38 +178,33 @@ def list_payments_of_run(run_id: str, *, limit: int, cursor: str | None = None, 
 
 
 def _list(
-    pages: tuple[Select[Any], Select[Any]], key: str, *, limit: int, cursor: str | None, services: Services
+    pages: tuple[Message, Message], key: str, *, limit: int, cursor: str | None, services: Services
 ) -> dict[str, Any]:
     first, later = pages
     # One more than asked for tells whether there is a next page.
     values: dict[str, Any] = {"key": key, "limit": limit + 1}
     if cursor:
-        position = Position.of(cursor)
-        values |= {"created_at": position.created_at, "id": position.id}
+        values |= asdict(Position.of(cursor))
     # PostgreSQL knows no NUL, so no payment has one.
     if "\x00" in key:
-        return {"payments": (), "next_cursor": None}
-    with services.database.connect() as connection:
-        rows = connection.execute(later if cursor else first, values).all()
-    next_cursor = Position(rows[limit - 1].created_at, rows[limit - 1].id).cursor if len(rows) > limit else None
-    return {"payments": [_payment(row) for row in rows[:limit]], "next_cursor": next_cursor}
+        return {"payments": (), "nextCursor": None}
+    payments = [row.payment for row in send(services.database, later if cursor else first, values)]
+    next_cursor = _cursor_after(payments[limit - 1]) if len(payments) > limit else None
+    return {"payments": list(map(Fragment, payments[:limit])), "nextCursor": next_cursor}
 
 
-def _happenings(row: Row[Any], events: Sequence[Row[Any]]) -> dict[str, Any]:
-    if row.step not in (Step.TAKEN, Step.FINISHED) or row.status == PaymentStatus.REJECTED:
+def _cursor_after(payment: str) -> str:
+    shown = orjson.loads(payment)
+    return base64.urlsafe_b64encode(f"{shown['createdAt']}/{shown['id']}".encode()).decode()
+
+
+def _happenings(payment: Any) -> dict[str, Any]:
+    if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
         return {"successes": (), "failures": (), "refunds": (), "disputes": ()}
-    projection = project(
-        creation_of(row), (Event(event.id, event.type, event.created, event.object) for event in events)
-    )
+    projection = project(creation_of(payment), (Event(*event) for event in orjson.loads(payment.events or "[]")))
     return {
         "successes": projection.successes,
         "failures": projection.failures,
         "refunds": projection.refunds,
         "disputes": projection.disputes,
     }
-
-
-def _payment(row: Row[Any]) -> dict[str, Any]:
-    payment = dict(row._mapping)
-    tracking = {"state": payment.pop("tracking_state"), "error": payment.pop("tracking_error")}
-    return {**payment, "tracking": tracking}

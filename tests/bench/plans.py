@@ -1,25 +1,22 @@
 """The SQL that a request really sends, and how the database goes about it."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine
 
-# What may stand before a statement, in the same message; EXPLAIN takes one statement.
-_SETTINGS = re.compile(r"(SET LOCAL [^;]*;\s*)*")
+from app.patience import PatientCursor
+
+_BOUND = re.compile(r"SET LOCAL [^;]+; ")
 _WHOLE_TABLE = re.compile(r"Seq Scan on (payments|stripe_events)\b")
-
-Statement = tuple[str, Any]
 
 
 def explain(engine: Engine, request: Callable[[], object]) -> list[str]:
-    """For each statement that a request sends: its text, and its plan with what it took and what it read."""
-    with _sent_by(engine) as statements:
-        request()
+    """For each query that a request sends: its text, and its plan with what it took and what it read."""
     with engine.connect() as connection:
-        return [f"{_one_line(sql)}\n{_plan(connection, sql, values)}" for sql, values in statements]
+        return [f"{_one_line(query)}\n{_plan(connection, query, values)}" for query, values in _sent_by(request)]
 
 
 def reads_whole_table(plan: str) -> bool:
@@ -27,22 +24,21 @@ def reads_whole_table(plan: str) -> bool:
     return _WHOLE_TABLE.search(plan) is not None
 
 
-@contextmanager
-def _sent_by(engine: Engine) -> Iterator[list[Statement]]:
-    statements: list[Statement] = []
+def _sent_by(request: Callable[[], object]) -> list[tuple[str, Any]]:
+    sent = []
+    execute = PatientCursor.execute
 
-    def remember(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        statements.append((_SETTINGS.sub("", statement, count=1), values))
+    def remember(cursor: PatientCursor, query: str, values: Any = None) -> None:
+        sent.append((_BOUND.sub("", query), values))
+        execute(cursor, query, values)
 
-    event.listen(engine, "before_cursor_execute", remember)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", remember)
+    with mock.patch.object(PatientCursor, "execute", remember):
+        request()
+    return sent
 
 
-def _plan(connection: Any, sql: str, values: Any) -> str:
-    return "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", values).scalars())
+def _plan(connection: Connection, query: str, values: Any) -> str:
+    return "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {query}", values).scalars())
 
 
 def _one_line(sql: str) -> str:

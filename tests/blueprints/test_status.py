@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from marshmallow import Schema
 from sqlalchemy import Connection, text
 
+from app.context import EXTENSION_KEY
+from app.schemas.stats import StatsSchema
+from app.schemas.status import PaymentPageSchema, PaymentStatusSchema
 from tests.blueprints.test_payments import new_run
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
@@ -35,6 +39,11 @@ def pay(client: FlaskClient, payment_id: str, **fields: Any) -> str:
     paid = {"id": intent_id, "object": "payment_intent", "amount_received": 2000, "currency": "usd", **fields}
     deliver(client, event("payment_intent.succeeded", paid))
     return str(intent_id)
+
+
+def is_described_by(schema: Schema, answer: Any) -> bool:
+    """Whether the schema reads an answer and would write the same: nothing is missing, too much, or of another kind."""
+    return bool(schema.dump(schema.load(answer)) == answer)
 
 
 class TestShowPayment:
@@ -83,6 +92,34 @@ class TestShowPayment:
         assert (dispute_shown["stripeDisputeId"], dispute_shown["status"]) == ("du_1", "won")
         assert answer["payment"]["status"] == "partially_refunded"
 
+    def test_its_answer_is_as_described(self, client: FlaskClient) -> None:
+        payment_id = create(client, description='\u2603 "shoes"\n', metadata={"order_id": "7", "o\\": "\u00e9"})
+        intent_id = pay(client, payment_id, latest_charge="ch_1", currency=None)
+        failed = {"id": intent_id, "object": "payment_intent", "last_payment_error": {"code": "c", "message": "m"}}
+        deliver(client, event("payment_intent.payment_failed", failed))
+        reversal = {"payment_intent": intent_id, "charge": "ch_1", "amount": 500, "currency": "usd", "status": "won"}
+        deliver(client, event("refund.created", reversal | {"id": "re_1", "object": "refund"}))
+        deliver(client, event("charge.dispute.closed", reversal | {"id": "du_1", "object": "dispute"}))
+
+        answer = client.get(f"/status/{payment_id}").json
+
+        assert is_described_by(PaymentStatusSchema(), answer)
+        assert [len(answer["events"][kind]) for kind in ("successes", "failures", "refunds", "disputes")] == [1] * 4
+        assert answer["payment"]["metadata"] == {"order_id": "7", "o\\": "\u00e9"}
+        assert answer["payment"]["description"] == '\u2603 "shoes"\n'
+
+    def test_its_times_are_in_utc_whatever_the_zone_of_the_server(self, client: FlaskClient, db: Connection) -> None:
+        payment_id = create(client)
+        db.execute(text("UPDATE payments SET created_at = '2026-01-02T03:04:05.000006Z'"))
+        name = db.execute(text("SELECT current_database()")).scalar_one()
+        db.execute(text(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'"))
+        client.application.extensions[EXTENSION_KEY].database.dispose()
+        try:
+            shown = client.get(f"/status/{payment_id}").json["payment"]["createdAt"]
+        finally:
+            db.execute(text(f"ALTER DATABASE {name} RESET timezone"))
+        assert shown == "2026-01-02T03:04:05.000006+00:00"
+
     @pytest.mark.parametrize(
         "payment_id", ["00000000-0000-4000-8000-000000000000", "7", "x" * 500, "%00", "caf\u00e9", "..%2f"]
     )
@@ -109,6 +146,7 @@ class TestLists:
         create(client, orgId="org_2")
 
         page = client.get("/status/by-org/org_1").json
+        assert is_described_by(PaymentPageSchema(), page)
         assert [payment["id"] for payment in page["payments"]] == made[::-1]
         assert set(page["payments"][0]) == PAYMENT_FIELDS
         assert page["nextCursor"] is None
@@ -184,6 +222,7 @@ class TestStats:
         failed = {"id": intent_id, "object": "payment_intent"}
         deliver(client, event("payment_intent.payment_failed", failed, created=1))
 
+        assert is_described_by(StatsSchema(), client.get("/stats").json)
         assert client.get("/stats").json == {
             "totalPayments": 2, "totalAmountInCents": 2700, "successCount": 1, "failureCount": 1, "refundCount": 1,
             "disputeCount": 1,
