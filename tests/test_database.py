@@ -9,12 +9,13 @@ import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from app import create_app
 from app.config import Settings
 from app.context import EXTENSION_KEY
+from app.database import Query
 from tests.conftest import dispose
 from tests.factories import intent
 from tests.stand_ins import StandIns
@@ -32,6 +33,11 @@ class TestBounds:
                 text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
             )
             assert tuple(shown.one()) == ("10s", "3s")
+
+    def test_no_query_runs_for_long(self, app: Flask) -> None:
+        settings = (func.current_setting(name).label(name) for name in ("statement_timeout", "lock_timeout"))
+        (row,) = Query(select(*settings)).run(app.extensions[EXTENSION_KEY].database, {})
+        assert (row.statement_timeout, row.lock_timeout) == ("10s", "3s")
 
     def test_the_session_keeps_nothing_of_it(self, app: Flask) -> None:
         """A pooler in transaction mode would hand the setting to somebody else, or lose it."""
@@ -102,6 +108,19 @@ class TestAway:
         assert app.test_client().get("/stats", headers={"X-API-Key": API_KEY}).status_code == 200
         assert len(tries) == 2
         dispose(app)
+
+    def test_one_read_fails_and_no_more_when_every_connection_in_the_pool_was_cut(
+        self, client: FlaskClient, app: Flask, db: Connection
+    ) -> None:
+        database = app.extensions[EXTENSION_KEY].database
+        for connection in [database.raw_connection() for _ in range(3)]:
+            connection.close()
+        db.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                 " WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        )  # fmt: skip
+
+        assert [client.get("/stats").status_code for _ in range(4)] == [503, 200, 200, 200]
 
     def test_every_event_that_was_acknowledged_is_stored_though_connections_are_killed(
         self, web: WebProcess, db: Connection, settings: Settings
