@@ -1,8 +1,5 @@
 """Stripe Service: one service through which many apps take payments with Stripe."""
 
-from collections.abc import Callable
-from typing import Any
-
 from flask import Flask
 
 from app.auth import register_auth
@@ -10,7 +7,7 @@ from app.blueprints import catalog, docs, health, payments, status, webhooks
 from app.blueprints import metrics as metrics_routes  # `app.metrics` is what they show
 from app.cli import register_commands
 from app.config import Settings
-from app.context import register_request_context, register_services
+from app.context import StripeService, register_request_context, register_services
 from app.database import database_config
 from app.errors import register_error_handlers
 from app.extensions import api, db, migrate
@@ -21,14 +18,6 @@ from app.services import Services
 
 API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp, catalog.blp, metrics_routes.blp)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
-
-
-class StripeService(Flask):
-    """Flask, for views and hooks of which none is a coroutine."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as it is: Flask would look into each, seven times a request."""
-        return func
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:

@@ -137,6 +137,19 @@ class TestAway:
         assert len(tries) == 2
         dispose(app)
 
+    def test_one_read_fails_and_no_more_when_every_connection_in_the_pool_was_cut(
+        self, client: FlaskClient, app: Flask, db: Connection
+    ) -> None:
+        database = app.extensions[EXTENSION_KEY].database
+        for connection in [database.raw_connection() for _ in range(3)]:
+            connection.close()
+        db.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                 " WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        )  # fmt: skip
+
+        assert [client.get("/stats").status_code for _ in range(4)] == [503, 200, 200, 200]
+
     def test_every_event_that_was_acknowledged_is_stored_though_connections_are_killed(
         self, web: WebProcess, db: Connection, settings: Settings
     ) -> None:
