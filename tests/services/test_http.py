@@ -107,6 +107,33 @@ class TestSend:
         assert time.monotonic() - started < 1
         assert caught.value.executed is False
 
+    def test_it_sends_a_body_that_fills_the_socket_and_waits_no_longer_than_the_deadline(self) -> None:
+        body = b"x" * 8_000_000
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport = Transport("upstream", f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+            def send(seconds: float) -> Answer:
+                return transport.send(
+                    "POST", "/", headers={}, body=body, deadline=Deadline.after(seconds), repeatable=False
+                )
+
+            with pytest.raises(UpstreamTimeout):
+                send(0.3)
+            listener.accept()[0].close()
+
+            def answer() -> None:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as sent:
+                    while sent.readline() != b"\r\n":
+                        pass
+                    taken = sent.read(len(body)) == body
+                    connection.sendall(b"HTTP/1.1 %d OK\r\nContent-Length: 0\r\n\r\n" % (200 if taken else 400))
+
+            server = threading.Thread(target=answer)
+            server.start()
+            assert send(10).status == 200
+            server.join(10)
+
     def test_it_sends_no_header_that_ends_a_line(self, stand_ins: StandIns, runs_url: str) -> None:
         transport = Transport("upstream", runs_url)
         headers = {"X-Request-ID": "1\r\nX-API-Key: another"}
