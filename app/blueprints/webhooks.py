@@ -1,6 +1,6 @@
 """What Stripe tells."""
 
-from flask import request
+from flask import Response, jsonify, request
 
 from app.blueprints import Blueprint
 from app.context import call_context, services
@@ -23,7 +23,7 @@ APP = {"in": "path", "schema": AppPathSchema}
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
 @blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE])
-def receive() -> dict[str, bool]:
+def receive() -> Response:
     """Receive an event, signed with one of the service's own secrets."""
     return _receive(None)
 
@@ -32,12 +32,12 @@ def receive() -> dict[str, bool]:
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
 @blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE, APP])
-def receive_for_app(app_id: str) -> dict[str, bool]:
+def receive_for_app(app_id: str) -> Response:
     """Receive an event for one app, signed with that app's secret."""
     return _receive(app_id)
 
 
-def _receive(app_id: str | None) -> dict[str, bool]:
+def _receive(app_id: str | None) -> Response:
     receive_webhook(
         request.get_data(),
         request.headers.get("Stripe-Signature"),
@@ -45,4 +45,4 @@ def _receive(app_id: str | None) -> dict[str, bool]:
         services=services(),
         context=call_context(),
     )
-    return {"received": True}
+    return jsonify(received=True)
