@@ -87,7 +87,7 @@ class Message:
     BEGIN commits at its end, unless an earlier one has begun a transaction.
     """
 
-    def __init__(self, *parts: Select[Any] | UpdateBase | Literal["BEGIN", "COMMIT"]) -> None:
+    def __init__(self, *parts: Select[*tuple[Any, ...]] | UpdateBase | Literal["BEGIN", "COMMIT"]) -> None:
         self._bind_processors: dict[str, Any] = {}
         self._text = "; ".join(part if isinstance(part, str) else self._compile(part) for part in parts)
         last = parts[-1]

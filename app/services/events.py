@@ -7,7 +7,7 @@ for it. Of two that happen at once, the one that commits last sees the other.
 
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,16 +16,21 @@ import orjson
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     Row,
+    ScalarSelect,
+    Select,
     Text,
     Uuid,
     and_,
     any_,
     bindparam,
     case,
+    cast,
     exists,
     func,
+    literal,
     not_,
     null,
     or_,
@@ -254,7 +259,7 @@ _is_claimed = and_(
 # The lock that makes concurrent events of a payment wait for each other. What the fold needs is read by a later
 # statement, which sees what the transaction that was waited for has committed.
 _FIND_AND_LOCK = (
-    select(*_ROW)
+    select(Payment.id, Payment.app_id)
     .join(_told, or_(_is_known_by_id, _is_claimed) & or_(_told.c.app_id.is_(None), Payment.app_id == _told.c.app_id))
     .order_by(case((_is_known_by_id, 0), else_=1), Payment.id)
     .limit(1)
@@ -285,18 +290,48 @@ _stored = (
     .cte("stored")
 )
 _outcome = select(exists(select(_stored.c.id)).label("is_new")).subquery("outcome")
-_STORE = Message("BEGIN", select(_outcome.c.is_new, *_found.c).select_from(_outcome.outerjoin(_found, true())))
 
-READ_EVENTS = (
-    select(StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object)
-    .where(StripeEvent.payment_id == bindparam("payment_id"))
-    .limit(MAX_EVENTS_OF_PAYMENT)
+# What is found and stored is left where the rest of the transaction, and nothing after it, can read it.
+_IS_NEW, _FOUND = "stripe_service.is_new", "stripe_service.found"
+_FIND_LOCK_AND_STORE = select(
+    func.set_config(_IS_NEW, cast(_outcome.c.is_new, Text), true()),
+    func.set_config(_FOUND, func.coalesce(cast(_found.c.id, Text), ""), true()),
+).select_from(_outcome.outerjoin(_found, true()))
+_is_new = cast(func.current_setting(_IS_NEW), Boolean)
+_found_id = cast(func.nullif(func.current_setting(_FOUND), ""), Uuid)
+
+
+def _events_of(payment_id: ColumnElement[Any]) -> Select[Any]:
+    columns = (StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object)
+    return select(*columns).where(StripeEvent.payment_id == payment_id).limit(MAX_EVENTS_OF_PAYMENT)
+
+
+READ_EVENTS = _events_of(bindparam("payment_id"))
+
+
+def as_json(events: Select[Any]) -> ScalarSelect[str]:
+    """The rows of `READ_EVENTS` or its like as one text, for `events_from`."""
+    rows = events.subquery()
+    return select(cast(func.json_agg(func.json_build_array(*rows.c)), Text)).scalar_subquery()
+
+
+def events_from(text: str | None) -> list[Event]:
+    """The events in what `as_json` selects."""
+    return [Event(*event) for event in orjson.loads(text or "[]")]
+
+
+_others = _events_of(_found_id).where(StripeEvent.id != bindparam("event_id"))
+_STORE = Message(
+    "BEGIN",
+    _FIND_LOCK_AND_STORE,
+    select(_is_new.label("is_new"), *_ROW, case((_is_new, as_json(_others))).label("others")).select_from(
+        select(literal(1)).subquery().outerjoin(Payment, Payment.id == _found_id)
+    ),
 )
 
 _FIND_BY_ID = Message(select(Payment.id).where(_knows(_refs)))
 _LOOK_AGAIN = Message(_FIND_AND_LOCK)
 _HOLDER_OF_INTENT = Message(select(Payment.id).where(Payment.stripe_payment_intent_id == bindparam("intent_id")))
-_READ_OTHERS = Message(READ_EVENTS.where(StripeEvent.id != bindparam("event_id")))
 
 _LOCK = Message("BEGIN", select(*_ROW).where(Payment.id == bindparam("payment_id")).with_for_update())
 
@@ -379,7 +414,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     with borrow_cursor(services.database) as cursor:
         found = _store(cursor, event, keys)
         folds = found.is_new and _is_taken(found)
-        columns = _fold(cursor, found, [event, *_others(cursor, found, event)]) if folds else {}
+        columns = _fold(cursor, found, [event, *events_from(found.others)]) if folds else {}
         has_more = _commit(cursor, found, columns)
     if has_more:
         adopt_events(found.id, services=services)
@@ -436,16 +471,13 @@ def _own_ids(columns: Mapping[str, Any]) -> list[str]:
 
 
 def _store(cursor: DBAPICursor, event: Event, keys: Mapping[str, Any]) -> Any:
-    """Store an event and lock its payment; the row is that of the payment, if there is one, and says `is_new`."""
+    """Store an event and lock its payment.
+
+    The row is that of the payment, if there is one; it says whether the event `is_new`, and shows the `others` then.
+    """
     facts = {"event_id": event.id, "type": event.type, "created": event.created, "object": event.object}
     (found,) = _STORE.send(cursor, {**keys, **facts})
     return found
-
-
-def _others(cursor: DBAPICursor, payment: Row[Any], event: Event) -> Iterator[Event]:
-    """The payment's other events."""
-    others = _READ_OTHERS.send(cursor, {"payment_id": payment.id, "event_id": event.id})
-    return (Event(*other) for other in others)
 
 
 def _is_taken(payment: Row[Any]) -> bool:

@@ -30,8 +30,8 @@ from app.database import Message, send
 from app.errors import InvalidRequest, NotFound
 from app.models import Payment, PaymentStatus, Step
 from app.services import Services
-from app.services.events import READ_EVENTS, creation_of
-from app.services.projection import Event, project
+from app.services.events import READ_EVENTS, as_json, creation_of, events_from
+from app.services.projection import project
 from app.wire import camel_case
 
 # As orjson writes a time, whatever time zone the server is in.
@@ -77,13 +77,10 @@ _PAYMENT = cast(
     Text,
 ).label("payment")
 
-_event = READ_EVENTS.subquery()
-_EVENTS = select(cast(func.json_agg(func.json_build_array(*_event.c)), Text)).scalar_subquery().label("events")
-
 _FIND = Message(
-    select(_PAYMENT, Payment.kind, Payment.step, Payment.status, Payment.created_as, _EVENTS).where(
-        Payment.id == bindparam("payment_id")
-    )
+    select(
+        _PAYMENT, Payment.kind, Payment.step, Payment.status, Payment.created_as, as_json(READ_EVENTS).label("events")
+    ).where(Payment.id == bindparam("payment_id"))
 )
 
 _position = tuple_(Payment.created_at, Payment.id)
@@ -201,7 +198,7 @@ def _cursor_after(payment: str) -> str:
 def _happenings(payment: Any) -> dict[str, Any]:
     if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
         return {"successes": (), "failures": (), "refunds": (), "disputes": ()}
-    projection = project(creation_of(payment), (Event(*event) for event in orjson.loads(payment.events or "[]")))
+    projection = project(creation_of(payment), events_from(payment.events))
     return {
         "successes": projection.successes,
         "failures": projection.failures,
