@@ -82,14 +82,16 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes a line with one call, which needs no lock: threads that end at once would wait for each other's writes."""
+    """Writes a line with one call, but for one that a signal cuts: threads that end at once need no lock to wait for."""
 
     def createLock(self) -> None:  # noqa: N802 -- logging's name
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            os.write(self.stream.fileno(), f"{self.format(record)}\n".encode())
+            line = f"{self.format(record)}\n".encode()
+            while line:
+                line = line[os.write(self.stream.fileno(), line) :]
         except Exception:
             self.handleError(record)
 
