@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 import psycopg2
+import psycopg2.extensions
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, adapt
-from sqlalchemy import Connection, Engine, Select, UpdateBase, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, Select, UpdateBase, event
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -21,8 +22,9 @@ from app.patience import PatientConnection, PatientCursor
 # A request without a connection for this long is answered with 503, rather than late.
 POOL_WAIT_SECONDS = 2
 CONNECT_TIMEOUT_SECONDS = 5
-# Longer than a statement may run: only an answer that nobody sends is waited for until then. Neither wait takes more
-# than half of a request's deadline, since a first connection is tried twice.
+# For the answer to a message: longer than a statement of it may run, so that mostly nothing but an answer that nobody
+# sends is waited for until then. Neither wait takes more than half of a request's deadline, since a first connection is
+# tried twice.
 PATIENCE_SECONDS = 12
 
 # The execution option of connections on which no statement may wait for long. Migrations run without it.
@@ -129,19 +131,21 @@ def borrow_cursor(engine: Engine) -> Iterator[DBAPICursor]:
     connection = engine.raw_connection()
     try:
         yield connection.cursor()
-    except BaseException:
-        _clean_up(connection.driver_connection, engine)
+    except BaseException as error:
+        _clean_up(connection, engine, error)
         raise
     finally:
         connection.close()
 
 
-def _clean_up(connection: Any, engine: Engine) -> None:
-    if connection.closed:
-        # The pool's others are as old, and likely as broken.
-        engine.dispose()
-    elif connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-        connection.cursor().execute("ROLLBACK")
+def _clean_up(connection: PoolProxiedConnection, engine: Engine, error: BaseException) -> None:
+    driver = cast(psycopg2.extensions.connection, connection.driver_connection)
+    if not driver.closed and driver.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        with suppress(psycopg2.Error):
+            driver.cursor().execute("ROLLBACK")
+    if driver.closed:
+        # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes.
+        engine.pool._invalidate(connection, error)
 
 
 def send(engine: Engine, message: Message, values: Mapping[str, Any]) -> list[Any]:

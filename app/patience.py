@@ -20,7 +20,7 @@ TICK_SECONDS = 0.25
 # Reentrant, since a connection that nobody returned may be rolled back by the garbage collector at any moment.
 _lock = threading.RLock()
 _awaited: dict["PatientConnection", float] = {}
-_watcher: list[threading.Thread] = []
+_watcher: threading.Thread | None = None
 
 
 class PatientConnection(connection):
@@ -61,7 +61,7 @@ class _Awaited:
     def __enter__(self) -> None:
         if self.connection.patience is not None:
             _awaited[self.connection] = time.monotonic() + self.connection.patience
-            if not _watcher:
+            if _watcher is None:
                 _start()
 
     def __exit__(self, *_: object) -> None:
@@ -71,10 +71,11 @@ class _Awaited:
 
 
 def _start() -> None:
+    global _watcher
     with _lock:
-        if not _watcher:
-            _watcher.append(threading.Thread(target=_watch, name="patience", daemon=True))
-            _watcher[0].start()
+        if _watcher is None:
+            _watcher = threading.Thread(target=_watch, name="patience", daemon=True)
+            _watcher.start()
 
 
 def _watch() -> None:
@@ -95,10 +96,9 @@ def _shut(awaited: PatientConnection) -> None:
 
 def _forget() -> None:
     """A forked child has no watcher yet, and waits for nothing."""
-    global _lock
-    _lock = threading.RLock()
+    global _lock, _watcher
+    _lock, _watcher = threading.RLock(), None
     _awaited.clear()
-    _watcher.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -91,6 +91,52 @@ class TestMessage:
         assert db.execute(text("SELECT pg_try_advisory_lock(1)")).scalar_one()
         db.execute(text("SELECT pg_advisory_unlock(1)"))
 
+    def test_a_connection_that_is_cut_in_a_transaction_is_nobody_elses(self, app: Flask, db: Connection) -> None:
+        """Fails when a connection on which even the ROLLBACK failed is put back into the pool."""
+        database = app.extensions[EXTENSION_KEY].database
+        begin = Message("BEGIN", select(func.pg_backend_pid().label("id")))
+
+        def fail_without_a_server() -> None:
+            with borrow_cursor(database) as cursor:
+                (process,) = begin.send(cursor, {})
+                cut(db, process.id)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail_without_a_server()
+        assert len(send(database, Message(select(literal(1))), {})) == 1
+
+    def test_a_connection_that_is_cut_costs_its_own_user_and_nobody_who_waits(
+        self, settings: Settings, app: Flask, db: Connection
+    ) -> None:
+        """Fails when the whole pool is thrown away with it: who waits then fails too, and connections multiply."""
+        small = create_app(replace(settings, db_pool_size=2))
+        database = small.extensions[EXTENSION_KEY].database
+        asleep = Message(select(literal(1), func.pg_sleep(bindparam("seconds"))))
+        sleeping = text(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND query LIKE '%pg_sleep%'"
+        )
+
+        def sleep() -> bool:
+            try:
+                return bool(send(database, asleep, {"seconds": 0.3}))
+            except OperationalError:
+                return False
+
+        with ThreadPoolExecutor(8) as threads:
+            slept = [threads.submit(sleep) for _ in range(8)]
+            wait_until(lambda: len(db.execute(sleeping).all()) == 2, seconds=10, what="two that sleep")
+            cut(db, db.execute(sleeping).scalars().first())
+            assert sorted(each.result(10) for each in slept) == [False] + [True] * 7
+        assert len(db.execute(sleeping).all()) <= 2
+        dispose(small)
+
+
+def cut(db: Connection, process_id: int | None) -> None:
+    """End a connection's process, and wait until it is gone."""
+    db.execute(text("SELECT pg_terminate_backend(:id, 5000)"), {"id": process_id})
+
 
 class TestAway:
     def test_it_answers_503_and_says_so_when_the_database_is_away(self, settings: Settings) -> None:
