@@ -13,12 +13,14 @@ import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from app.context import EXTENSION_KEY
+from app.database import Message, send
 from app.services import Services, events
-from app.services.events import adopt_events, receive_event
+from app.services.events import adopt_early_events, adopt_events, receive_event
 from app.services.projection import Event
+from tests.bench.plans import explain, reads_whole_table
 from tests.factories import checkout, intent
 from tests.lives import AMOUNT, CHARGE, INTENT, INVOICE, SESSION, SUBSCRIPTION, Life
 from tests.soak import amount
@@ -199,6 +201,29 @@ class TestEarlyEvents:
                 done.result(20)
 
         assert status_of(client, created["paymentId"])["payment"]["status"] == "refunded"
+
+
+class TestPlans:
+    def test_what_waits_is_found_by_its_ids_however_much_waits(
+        self, client: FlaskClient, services: Services, db: Connection
+    ) -> None:
+        """Fails with EXISTS: where much waits, the planner expects to find one soon, and reads all of it."""
+        made = client.post("/payment-intent/create", json=intent()).json
+        db.execute(
+            text("INSERT INTO stripe_events (app_id, id, type, created, object, refs)"
+                 " SELECT '', 'evt_w' || n, 'x', 1, jsonb_build_object('text', repeat('x', 1000)), ARRAY['pi_w' || n]"
+                 " FROM generate_series(1, 30000) n")
+        )  # fmt: skip
+        db.execute(text("ANALYZE stripe_events"))
+        known = {"payment_id": uuid.UUID(made["paymentId"]), "of_app": "shop", "any_ref": [made["paymentIntentId"]]}
+
+        def look() -> None:
+            adopt_early_events(known["payment_id"], known["any_ref"], services=services)
+            send(services.database, Message(select(events._is_any(events._waits).label("is_any"))), known)
+
+        plans = explain(services.database, look)
+        assert len(plans) == 2
+        assert [plan for plan in plans if reads_whole_table(plan)] == []
 
 
 class TestRedelivery:
