@@ -6,14 +6,12 @@ cut out of it.
 """
 
 import logging
-import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TextIO
 
 import orjson
 import psycopg2
@@ -81,23 +79,8 @@ def configure_logging(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes a line with one call, but for one that a signal cuts: threads that end at once need no lock to wait for."""
-
-    def createLock(self) -> None:  # noqa: N802 -- logging's name
-        self.lock = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = f"{self.format(record)}\n".encode()
-            while line:
-                line = line[os.write(self.stream.fileno(), line) :]
-        except Exception:
-            self.handleError(record)
-
-
 def _handler() -> logging.Handler:
-    handler = LineHandler(sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
     handler.set_name(HANDLER)
     handler.setFormatter(TextFormatter() if sys.stdout.isatty() else JsonFormatter())
     return handler

@@ -340,6 +340,18 @@ class TestGunicornsLines:
         assert record.getMessage().endswith(written)
 
 
+WRITE_AT_ONCE = """
+import logging, threading
+from app.logs import configure_logging
+
+configure_logging()
+log = logging.getLogger("app.test")
+threads = [threading.Thread(target=lambda: [log.info("x" * 9000) for _ in range(50)]) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
 class TestConfigureLogging:
     @pytest.fixture(autouse=True)
     def _logging_as_it_was(self) -> Iterator[None]:
@@ -349,20 +361,20 @@ class TestConfigureLogging:
         root.handlers[:] = handlers
         root.setLevel(level)
 
-    def test_it_writes_once_however_often_it_is_called(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_it_writes_once_however_often_it_is_called(self, capsys: pytest.CaptureFixture[str]) -> None:
         configure_logging(logging.WARNING)
         configure_logging(logging.INFO)
         logging.getLogger("app.test").warning("once")
         logging.getLogger("app.test").info("the first level stays")
 
-        assert [json.loads(line)["message"] for line in capfd.readouterr().out.splitlines()] == ["once"]
+        assert [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()] == ["once"]
 
-    def test_libraries_that_say_what_they_send_are_quiet(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_libraries_that_say_what_they_send_are_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
         configure_logging(logging.DEBUG)
         for name in ("stripe", "urllib3.connectionpool", "werkzeug"):
             logging.getLogger(name).info("GET /v1/x?canary")
 
-        assert capfd.readouterr().out == ""
+        assert capsys.readouterr().out == ""
 
     def test_an_application_with_settings_of_its_own_leaves_logging_alone(self, settings: Settings) -> None:
         before = logging.getLogger().handlers[:]
@@ -370,6 +382,11 @@ class TestConfigureLogging:
 
         assert logging.getLogger().handlers == before
         assert HANDLER not in [handler.name for handler in before]
+
+    def test_threads_that_write_at_once_do_not_tear_long_lines(self) -> None:
+        """Fails without a lock: a pipe takes no more than 4,096 bytes in one piece."""
+        result = run([sys.executable, "-c", WRITE_AT_ONCE])
+        assert sorted(len(json.loads(line)["message"]) for line in result.stdout.splitlines()) == [9000] * 400
 
     def test_it_writes_json_where_nobody_looks(self) -> None:
         result = run([sys.executable, "-c", SAY_SOMETHING])
