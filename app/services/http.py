@@ -101,7 +101,9 @@ class _Deadlined:
 
 
 class _Socket(_Deadlined, socket.socket):
-    pass
+    def pending(self) -> int:
+        """How many bytes were taken from the system and not yet read: none, without TLS."""
+        return 0
 
 
 class _TLSSocket(_Deadlined, ssl.SSLSocket):
@@ -137,7 +139,7 @@ class _Connection:
             return False
         readable = poll()
         readable.register(self._socket, POLLIN)
-        return not readable.poll(0)
+        return not (self._socket.pending() or readable.poll(0))
 
     def close(self) -> None:
         """Let go of the socket, whatever may still come."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from app.services.http import Answer, Deadline, Transport
+from app.services.http import Answer, Deadline, Transport, _Connection
 from tests.stand_ins import StandIns
 from tests.web import free_port
 
@@ -199,3 +199,18 @@ class TestSend:
         assert connection() is first
         monkeypatch.setattr("app.services.http.MAX_IDLE_SECONDS", 0)
         assert connection() is not first
+
+
+class TestConnection:
+    def test_it_is_not_used_again_when_tls_holds_what_nobody_has_read(self) -> None:
+        """Fails when only the system is asked: TLS decrypts a record at a time, and it may hold more than an answer."""
+
+        class Socket(socket.socket):
+            def pending(self) -> int:
+                return 1
+
+        ours, theirs = socket.socketpair()
+        with theirs, Socket(fileno=ours.detach()) as with_more:
+            connection = _Connection(with_more)
+            connection.idle_since = time.monotonic()
+            assert not connection.is_usable
