@@ -34,7 +34,7 @@ from app.services.events import READ_EVENTS, as_json, creation_of, events_from
 from app.services.projection import project
 from app.wire import camel_case
 
-# As orjson writes a time, whatever time zone the server is in.
+# In UTC, whatever time zone the server is in.
 _ISO_8601: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'""")
 _UTC: ColumnElement[str] = literal_column("'UTC'")
 
