@@ -138,6 +138,10 @@ _PUT_OFF = Message(
     .returning(Payment.id)
 )
 
+_EXTEND = Message(
+    update(Payment).where(HOLDS_LEASE, Payment.step == Step.ASKED).values(lease_until=LEASE).returning(Payment.id)
+)
+
 # A payment that was stuck and walks on is tracked again.
 _UNSTICK = Message(
     update(Payment)
@@ -252,11 +256,23 @@ def _find_out(payment: HeldPayment, services: Services, context: CallContext) ->
 def _look_for_object(
     payment: HeldPayment, services: Services, context: CallContext, *, ask_anew: bool
 ) -> RecoveryOutcome:
-    """List what Stripe made since the payment was asked for first, and match our metadata."""
+    """List what Stripe made since the payment was asked for first, and match our metadata.
+
+    A busy account's list takes longer than one lease: it is extended before each page.
+    """
+
+    def extend() -> CallContext:
+        # The clock starts before the lease is written.
+        extended = replace(command_context(context.path, services), request_id=context.request_id)
+        if not execute(services, _EXTEND, payment, lease=lease_of(services)):
+            raise LeaseLost
+        return extended
+
     is_checkout = payment.kind is PaymentKind.CHECKOUT_SESSION
     find = services.stripe.find_checkout_session if is_checkout else services.stripe.find_payment_intent
     since = (payment.asked_at or datetime.now(UTC)) - STRIPE_CLOCK_SKEW
-    made = find(payment.app_id, str(payment.id), created_after=since, context=context)
+    made = find(payment.app_id, str(payment.id), created_after=since, new_context=extend)
+    context = extend()
     if made is not None:
         taken, _ = record_taken(payment, made, services)
         _settle_after_reading(taken, services, context)

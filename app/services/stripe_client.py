@@ -295,23 +295,25 @@ class Stripe:
         return _read(_coupon, self._retrieve(app_id, "coupons", coupon_id, context))
 
     def find_checkout_session(
-        self, app_id: str, payment_id: str, *, created_after: datetime, context: CallContext
+        self, app_id: str, payment_id: str, *, created_after: datetime, new_context: Callable[[], CallContext]
     ) -> CheckoutSession | None:
         """The session that carries a payment's id in its metadata, looked for among those made since a time.
 
+        :param new_context: called before each page
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
         """
-        made = self._find_made(app_id, "/v1/checkout/sessions", payment_id, created_after, context)
+        made = self._find_made(app_id, "/v1/checkout/sessions", payment_id, created_after, new_context)
         return None if made is None else _read(_checkout_session, made)
 
     def find_payment_intent(
-        self, app_id: str, payment_id: str, *, created_after: datetime, context: CallContext
+        self, app_id: str, payment_id: str, *, created_after: datetime, new_context: Callable[[], CallContext]
     ) -> PaymentIntent | None:
         """The intent that carries a payment's id in its metadata, looked for among those made since a time.
 
+        :param new_context: called before each page
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
         """
-        made = self._find_made(app_id, "/v1/payment_intents", payment_id, created_after, context)
+        made = self._find_made(app_id, "/v1/payment_intents", payment_id, created_after, new_context)
         return None if made is None else _read(_payment_intent, made)
 
     def list_objects(
@@ -344,10 +346,10 @@ class Stripe:
         return self._call(app_id, "get", f"/v1/{resource}/{quote(object_id, safe='')}", {}, None, context)
 
     def _find_made(
-        self, app_id: str, path: str, payment_id: str, created_after: datetime, context: CallContext
+        self, app_id: str, path: str, payment_id: str, created_after: datetime, new_context: Callable[[], CallContext]
     ) -> dict[str, Any] | None:
         filters = {"created": {"gte": int(created_after.timestamp())}}
-        for made in self.list_objects(app_id, path, filters, new_context=lambda: context):
+        for made in self.list_objects(app_id, path, filters, new_context=new_context):
             if (made.get("metadata") or {}).get("paymentId") == payment_id:
                 return made
         return None

@@ -42,6 +42,11 @@ def services(app: Flask) -> Services:
     return service
 
 
+@pytest.fixture
+def short_lease(settings: Settings) -> Settings:
+    return replace(settings, payment_lease_seconds=1.5, upstream_timeout_seconds=1)
+
+
 def lapse(db: Connection) -> None:
     """Let time pass: every lease has lapsed."""
     db.execute(text("UPDATE payments SET lease_until = now() - interval '1 second' WHERE step <> 'finished'"))
@@ -140,6 +145,24 @@ class TestAsked:
 
         assert outcomes(recover(services, db)) == ["taken"]
         assert_balanced(db, stand_ins)
+
+    def test_it_finds_the_object_in_a_list_that_takes_longer_than_a_lease(
+        self, short_lease: Settings, stand_ins: StandIns, db: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when all pages have one deadline: a busy account's payment would be put off for ever."""
+        monkeypatch.setattr("app.services.stripe_client.PAGE_SIZE", 1)
+        patient = create_app(short_lease)
+        sent = {"X-API-Key": API_KEY}
+        stand_ins.fault("stripe", "reset", method="POST", executed=True)
+        assert patient.test_client().post("/payment-intent/create", json=intent(), headers=sent).status_code == 503
+        for _ in range(4):
+            assert patient.test_client().post("/payment-intent/create", json=intent(), headers=sent).status_code == 200
+        db.execute(text("UPDATE payments SET asked_at = asked_at - interval '24 hours' WHERE step = 'asked'"))
+        stand_ins.fault("stripe", "delay", method="GET", seconds=0.4, executed=True, times=0)
+
+        assert outcomes(recover(patient.extensions[EXTENSION_KEY], db)) == ["taken"]
+        assert_balanced(db, stand_ins)
+        dispose(patient)
 
     def test_it_keeps_a_refusal_as_the_answer(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
@@ -297,11 +320,6 @@ class TestClaim:
         assert answer[0].status_code == 503
         assert answer[0].json["code"] == "payment_handed_over"
         assert db.execute(text("SELECT xmin::text, step FROM payments")).one() == before
-
-
-@pytest.fixture
-def short_lease(settings: Settings) -> Settings:
-    return replace(settings, payment_lease_seconds=1.5, upstream_timeout_seconds=1)
 
 
 class TestCrash:
