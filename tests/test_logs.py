@@ -108,6 +108,15 @@ class TestAccessLine:
         assert (line["route"], line["payment"]) == ("/status/{paymentId}", "pay_1")
         assert (line["status"], line["code"]) == (404, "not_found")
 
+    def test_it_names_the_payment_of_a_create_that_got_no_run_and_of_its_retry(
+        self, client: FlaskClient, stand_ins: StandIns, db: Connection, log: Log
+    ) -> None:
+        stand_ins.fault("runs-service", "status", method="POST", status=503)
+        keyed = {"Idempotency-Key": "once"}
+        for status in (503, 200, 200):
+            assert client.post(CREATE, json=intent(), headers=keyed).status_code == status
+            assert log.last_access()["payment"] == str(db.execute(text("SELECT id FROM payments")).scalar_one())
+
     def test_it_names_the_payment_of_a_webhook(self, client: FlaskClient, stand_ins: StandIns, log: Log) -> None:
         created = client.post(CREATE, json=intent()).json
         paid = stand_ins.control(f"intents/{created['paymentIntentId']}/pay")

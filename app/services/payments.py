@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.database import Message, send
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, ServiceError, StripeRefusal
+from app.logs import about
 from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.http import CallContext
@@ -199,6 +200,7 @@ def _answer_again(known: Row[Any], request: PaymentRequest, services: Services, 
     # The driver shows bytea as a view of its memory.
     if bytes(known.request_hash) != request.digest:
         raise IdempotencyKeyReused
+    about(payment=known.id)
     if known.answer is not None:
         return _replay(known, services, context)
     lease = {"payment_id": known.id, "token": uuid.uuid4(), "lease": lease_of(services)}

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, case, func, null, update
 
 from app.database import Message
 from app.errors import NoStripeKey, ServiceError, StripeRateLimited, StripeRefusal, UpstreamError
+from app.logs import about
 from app.models import Payment, PaymentKind, PaymentStatus, Step, known_status
 from app.services import Services
 from app.services.http import CallContext
@@ -85,6 +86,7 @@ def walk(payment: HeldPayment, services: Services, context: CallContext) -> dict
     :raises StripeRefusal: when Stripe refuses for good; that is kept as the payment's answer.
     :raises ServiceError: when it can't go on now.
     """
+    about(payment=payment.id)
     try:
         payment, is_first_ask = _ask(payment, services, context)
         taken, answer = _take(payment, services, context, is_first_ask=is_first_ask)

@@ -23,7 +23,7 @@ from stripe.params import (
 from stripe.params.checkout import SessionCreateParams
 
 from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
-from app.logs import about, redact
+from app.logs import redact
 from app.metrics import upstream_call
 from app.services.http import CallContext, Deadline, Transport
 from app.services.key_client import KeyClient, Provider
@@ -202,7 +202,6 @@ class Stripe:
         :raises StripeRateLimited: when it is asked too often; nothing was executed.
         :raises UpstreamError: when it wasn't executed (`executed` False), or nobody can tell (None).
         """
-        about(payment=_payment_id(params))
         answer = self._call(app_id, "post", "/v1/checkout/sessions", params, idempotency_key, context)
         return _read(_checkout_session, answer)
 
@@ -213,7 +212,6 @@ class Stripe:
 
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
         """
-        about(payment=_payment_id(params))
         answer = self._call(app_id, "post", "/v1/payment_intents", params, idempotency_key, context)
         return _read(_payment_intent, answer)
 
@@ -412,12 +410,6 @@ class Stripe:
         return stripe.StripeClient(
             key, http_client=self._http, base_addresses={"api": self._api_base}, max_network_retries=0
         )
-
-
-def _payment_id(params: Mapping[str, Any]) -> str | None:
-    """The payment that an object is made for: it is in the object's metadata."""
-    payment_id: str | None = params["metadata"].get("paymentId")
-    return payment_id
 
 
 def _call_name(method: str, path: str) -> str:
