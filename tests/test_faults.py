@@ -60,7 +60,8 @@ class Spoiled:
 
 def proxy_before(upstream: str, settings: Settings) -> Proxy:
     if upstream == "database":
-        return Proxy(Path(str(make_url(settings.database_url).query["host"])) / SOCKET)
+        url = make_url(settings.database_url)
+        return Proxy((url.host, url.port or 5432) if url.host else Path(str(url.query["host"])) / SOCKET)
     address = urlsplit(settings.stripe_api_base)
     return Proxy((str(address.hostname), int(address.port or 0)))
 
