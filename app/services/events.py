@@ -420,7 +420,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     keys = _keys_of(event, app_id)
     with borrow_cursor(services.database) as cursor:
         found = _store(cursor, event, keys)
-        folds = found.is_new and _is_taken(found)
+        folds = found.is_new and is_taken(found)
         columns = _fold(cursor, found, [event, *events_from(found.others)]) if folds else {}
         has_more = _commit(cursor, found, columns)
     if has_more:
@@ -446,7 +446,7 @@ def adopt_events(payment_id: uuid.UUID, *, services: Services) -> None:
             (payment,) = _LOCK.send(cursor, {"payment_id": payment_id})
             known = {"payment_id": payment_id, "of_app": payment.app_id, "any_ref": _own_ids(payment._asdict())}
             events = [Event(*event) for event in _ADOPT.send(cursor, known)]
-            has_more = _commit(cursor, payment, _fold(cursor, payment, events) if _is_taken(payment) else {})
+            has_more = _commit(cursor, payment, _fold(cursor, payment, events) if is_taken(payment) else {})
 
 
 def adopt_early_events(payment_id: uuid.UUID, own_ids: list[str], *, services: Services) -> None:
@@ -487,7 +487,7 @@ def _store(cursor: DBAPICursor, event: Event, keys: Mapping[str, Any]) -> Any:
     return found
 
 
-def _is_taken(payment: Row[Any]) -> bool:
+def is_taken(payment: Row[Any]) -> bool:
     """Whether Stripe has made what the payment's events are about: before that there is nothing to fold."""
     return payment.step in (Step.TAKEN, Step.FINISHED) and payment.status != PaymentStatus.REJECTED
 

@@ -28,9 +28,9 @@ from sqlalchemy.types import Uuid
 
 from app.database import Message, send
 from app.errors import InvalidRequest, NotFound
-from app.models import Payment, PaymentStatus, Step
+from app.models import Payment, PaymentStatus
 from app.services import Services
-from app.services.events import READ_EVENTS, as_json, creation_of, events_from
+from app.services.events import READ_EVENTS, as_json, creation_of, events_from, is_taken
 from app.services.projection import project
 from app.wire import camel_case
 
@@ -196,7 +196,7 @@ def _cursor_after(payment: str) -> str:
 
 
 def _happenings(payment: Any) -> dict[str, Any]:
-    if payment.step not in (Step.TAKEN, Step.FINISHED) or payment.status == PaymentStatus.REJECTED:
+    if not is_taken(payment):
         return {"successes": (), "failures": (), "refunds": (), "disputes": ()}
     projection = project(creation_of(payment), events_from(payment.events))
     return {
