@@ -28,7 +28,8 @@ def _dump(value: Any) -> bytes:
 
 
 def _with_wire_names(value: Any) -> dict[str, Any]:
-    """
+    """A dataclass's fields by their names on the wire.
+
     :raises TypeError: when it is no dataclass.
     """
     if not dataclasses.is_dataclass(value):

@@ -27,7 +27,7 @@ def runs_url(stand_ins: StandIns) -> str:
 class TestSend:
     @pytest.mark.parametrize("kind", ["hang", "drip", "drip_headers"])
     def test_it_gives_up_at_the_deadline(self, stand_ins: StandIns, runs_url: str, kind: str) -> None:
-        """Fails when a socket's timeout starts afresh with each read, as it does without `_TotalTimeout`."""
+        """Fails when a socket's timeout starts afresh with each read, as it does without `_Deadlined`."""
         stand_ins.fault("runs-service", kind, times=0)
         started = time.monotonic()
 
