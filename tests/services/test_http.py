@@ -3,12 +3,13 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from app.services.http import Answer, Deadline, Transport, _Connection
+from app.services.http import Answer, Deadline, Transport, _Connection, _Socket
 from tests.stand_ins import StandIns
 from tests.web import free_port
 
@@ -202,15 +203,34 @@ class TestSend:
 
 
 class TestConnection:
-    def test_it_is_not_used_again_when_tls_holds_what_nobody_has_read(self) -> None:
-        """Fails when only the system is asked: TLS decrypts a record at a time, and it may hold more than an answer."""
-
-        class Socket(socket.socket):
-            def pending(self) -> int:
-                return 1
-
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[_Connection, socket.socket]]:
+        """A connection that was just used, and the upstream's end of it."""
         ours, theirs = socket.socketpair()
-        with theirs, Socket(fileno=ours.detach()) as with_more:
-            connection = _Connection(with_more)
+        with theirs, _Socket(fileno=ours.detach()) as connected:
+            connection = _Connection(connected)
             connection.idle_since = time.monotonic()
-            assert not connection.is_usable
+            assert connection.is_usable
+            yield connection, theirs
+
+    def test_it_is_not_used_again_when_something_came_that_nobody_asked_for(
+        self, pair: tuple[_Connection, socket.socket]
+    ) -> None:
+        connection, theirs = pair
+        theirs.send(b"HTTP/1.1 200 OK")
+        assert not connection.is_usable
+
+    def test_it_is_not_used_again_when_the_upstream_has_closed_it(
+        self, pair: tuple[_Connection, socket.socket]
+    ) -> None:
+        connection, theirs = pair
+        theirs.close()
+        assert not connection.is_usable
+
+    def test_it_is_not_used_again_when_tls_holds_what_nobody_has_read(
+        self, pair: tuple[_Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when only the system is asked: TLS decrypts a record at a time, and it may hold more than an answer."""
+        connection, _ = pair
+        monkeypatch.setattr(_Socket, "pending", lambda _: 1)
+        assert not connection.is_usable

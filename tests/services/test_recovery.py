@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -149,7 +150,10 @@ class TestAsked:
     def test_it_finds_the_object_in_a_list_that_takes_longer_than_a_lease(
         self, short_lease: Settings, stand_ins: StandIns, db: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Fails when all pages have one deadline: a busy account's payment would be put off for ever."""
+        """Fails when all pages have one deadline: a busy account's payment would be put off for ever.
+
+        Fails as well when the lease isn't extended with it: another worker would take the payment meanwhile.
+        """
         monkeypatch.setattr("app.services.stripe_client.PAGE_SIZE", 1)
         patient = create_app(short_lease)
         sent = {"X-API-Key": API_KEY}
@@ -159,8 +163,16 @@ class TestAsked:
             assert patient.test_client().post("/payment-intent/create", json=intent(), headers=sent).status_code == 200
         db.execute(text("UPDATE payments SET asked_at = asked_at - interval '24 hours' WHERE step = 'asked'"))
         stand_ins.fault("stripe", "delay", method="GET", seconds=0.4, executed=True, times=0)
+        lapsed = text("SELECT count(*) FROM payments WHERE step = 'asked' AND lease_until <= now()")
 
-        assert outcomes(recover(patient.extensions[EXTENSION_KEY], db)) == ["taken"]
+        lapse(db)
+        with ThreadPoolExecutor(1) as threads:
+            services = patient.extensions[EXTENSION_KEY]
+            recovering = threads.submit(list, recover_payments(services, command="flask recover", at_once=True))
+            wait_until(lambda: db.execute(lapsed).scalar_one() == 0, seconds=5, what="the claim")
+            while not recovering.done():
+                assert db.execute(lapsed).scalar_one() == 0
+        assert outcomes(recovering.result()) == ["taken"]
         assert_balanced(db, stand_ins)
         dispose(patient)
 
