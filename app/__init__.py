@@ -7,14 +7,13 @@ from app.blueprints import catalog, docs, health, payments, status, webhooks
 from app.blueprints import metrics as metrics_routes  # `app.metrics` is what they show
 from app.cli import register_commands
 from app.config import Settings
-from app.context import StripeService, register_request_context, register_services
 from app.database import database_config
 from app.errors import register_error_handlers
-from app.extensions import api, db, migrate
-from app.json import OrjsonProvider
+from app.extensions import db, migrate
 from app.logs import configure_logging
-from app.openapi import API_CONFIG
+from app.request_context import Application, register_request_context, register_services
 from app.services import Services
+from app.web import API_CONFIG, OrjsonProvider, api
 
 API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp, catalog.blp, metrics_routes.blp)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
@@ -26,7 +25,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     Settings that are missing don't stop it, so that `flask --help` and `make openapi` need none. An application
     without them lets nobody in, and neither gunicorn nor a command that needs them starts.
     """
-    app = StripeService(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     if settings is None:
         # Whoever gives settings has a process, and log lines, of their own.
         configure_logging()

@@ -5,8 +5,8 @@ import hmac
 from flask import Flask, Request
 from flask.globals import request_ctx
 
-from app.context import services
 from app.errors import InvalidApiKey, MissingApiKey
+from app.request_context import services
 
 PUBLIC_ENDPOINTS = frozenset(
     {

@@ -16,12 +16,12 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.config import ConfigurationError
-from app.context import services
 from app.errors import DATABASE_ERRORS, NotFound, ServiceError, is_database_outage
+from app.request_context import services
 from app.services import Services
-from app.services.inspection import list_stuck_payments, replay_events, show_payment
-from app.services.reconciliation import let_go_of_old_events, reconcile_apps, rejoin_waiting_events
-from app.services.recovery import RecoveryOutcome, end_orphan_runs, recover_payments
+from app.services.operations.recovery import RecoveryOutcome, end_orphan_runs, recover_payments
+from app.services.operators.inspection import list_stuck_payments, replay_events, show_payment
+from app.services.reconciliation.reconcile import let_go_of_old_events, reconcile_apps, rejoin_waiting_events
 
 # Often enough that a payment waits for recovery no longer than a person would notice.
 RECOVERY_SECONDS = 1.0

@@ -4,8 +4,6 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData
 
-from app.openapi import CamelCasePlugin, ContractApi, RulesPlugin
-
 db = SQLAlchemy(
     metadata=MetaData(
         naming_convention={
@@ -18,4 +16,3 @@ db = SQLAlchemy(
     )
 )
 migrate = Migrate()
-api = ContractApi(spec_kwargs={"flask_plugin": CamelCasePlugin(), "marshmallow_plugin": RulesPlugin()})

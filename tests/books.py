@@ -8,7 +8,7 @@ from unittest.mock import patch
 from sqlalchemy import Connection, text
 
 from app.services import Services
-from app.services.recovery import end_orphan_runs, recover_payments
+from app.services.operations.recovery import end_orphan_runs, recover_payments
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 
@@ -57,7 +57,7 @@ def end_orphan_runs_at_once(services: Services, db: Connection) -> list[str]:
     # The clock of the stand-ins may have been moved: runs are looked for within 40 days.
     anywhere = timedelta(days=40)
     at_once = {"RUNS_CLOCK_SKEW": anywhere, "lease_of": lambda _: -anywhere}
-    with patch.multiple("app.services.recovery", **at_once):
+    with patch.multiple("app.services.operations.recovery", **at_once):
         return list(end_orphan_runs(services, command="flask recover"))
 
 

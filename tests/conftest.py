@@ -1,27 +1,18 @@
 """What tests share: a database copied from a migrated template, the stand-ins, and applications that use both."""
 
-import fcntl
-import hashlib
 import os
-import subprocess
-import sys
-import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection
 
 from app import create_app
 from app.config import Settings
+from tests.databases import dispose, empty, migrated_database
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess
-
-ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,50 +37,6 @@ def database_url(server_url: str) -> Iterator[str]:
     """A migrated database of this process's own."""
     with migrated_database(server_url) as url:
         yield url
-
-
-@contextmanager
-def migrated_database(server_url: str) -> Iterator[str]:
-    """Copy the template, and drop the copy in the end."""
-    admin = create_engine(_psycopg2(server_url), isolation_level="AUTOCOMMIT")
-    template = _template(admin.url.render_as_string(hide_password=False))
-    name = f"stripe_service_{uuid.uuid4().hex[:12]}"
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
-    yield make_url(admin.url).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
-
-
-def _psycopg2(url: str) -> str:
-    return "postgresql+psycopg2://" + url.partition("://")[2]
-
-
-def _template(server_url: str) -> str:
-    """The name of a database with this checkout's migrations, made by the first process that needs it."""
-    migrations = sorted((ROOT / "migrations" / "versions").glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in migrations)).hexdigest()[:12]
-    name = f"stripe_service_template_{digest}"
-    admin = create_engine(server_url, isolation_level="AUTOCOMMIT")
-    with (Path(tempfile.gettempdir()) / f"{name}.lock").open("w") as lock, admin.connect() as connection:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = text("SELECT 1 FROM pg_database WHERE datname = :name")
-        if not connection.execute(found, {"name": name}).scalar():
-            building = f"{name}_building"
-            connection.execute(text(f"DROP DATABASE IF EXISTS {building}"))
-            connection.execute(text(f"CREATE DATABASE {building}"))
-            migrate(make_url(server_url).set(database=building).render_as_string(hide_password=False))
-            connection.execute(text(f"ALTER DATABASE {building} RENAME TO {name}"))
-    admin.dispose()
-    return name
-
-
-def migrate(url: str, *, directory: Path = ROOT / "migrations") -> None:
-    """Bring a database to the newest revision of a directory's."""
-    command = [sys.executable, "-m", "flask", "db", "upgrade", "--directory", str(directory)]
-    environment = {**os.environ, "STRIPE_SERVICE_DATABASE_URL": url}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
@@ -131,19 +78,6 @@ def app(settings: Settings) -> Iterator[Flask]:
             empty(connection)
     yield application
     dispose(application)
-
-
-def dispose(application: Flask) -> None:
-    """Close an application's connections."""
-    with application.app_context():
-        application.extensions["sqlalchemy"].engine.dispose()
-
-
-def empty(connection: Connection) -> None:
-    """Delete all rows, which is quicker here than to truncate."""
-    connection.execute(text("DELETE FROM stripe_events"))
-    connection.execute(text("DELETE FROM payments"))
-    connection.execute(text("DELETE FROM event_cursors"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from app import create_app
 from app.config import Settings
-from app.services.http import Transport
+from app.services.upstreams.http import Transport
 from tests.web import API_KEY
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from app.models import PaymentKind
-from app.services.projection import Creation, Event
+from app.services.events.projection import Creation, Event
 
 AMOUNT = 5000
 INTENT, SESSION, CHARGE, SUBSCRIPTION, INVOICE = "pi_1", "cs_1", "ch_1", "sub_1", "in_1"

@@ -70,6 +70,14 @@ class StandIns:
         """Make a stand-in fail; see the control API for the options."""
         self.control("faults", service=service, kind=kind, **options)
 
+    def new_run(self) -> str:
+        """A run of the caller's own; the value is its id."""
+        body = {"clerkOrgId": "org_1", "appId": "shop", "serviceName": "caller", "taskName": "order"}
+        headers = {"X-API-Key": RUNS_SERVICE_API_KEY}
+        return str(
+            self.session.post(f"{self.url}/runs-service/v1/runs", json=body, headers=headers, timeout=10).json()["id"]
+        )
+
     def heal(self) -> None:
         assert self.session.delete(f"{self.url}/_sandbox/faults", timeout=30).ok
 

@@ -16,14 +16,14 @@ from sqlalchemy.exc import OperationalError
 
 from app import create_app
 from app.config import Settings
-from app.context import EXTENSION_KEY
 from app.database import Message, borrow_cursor, send
-from tests.conftest import dispose
+from app.request_context import EXTENSION_KEY
+from tests.databases import dispose
 from tests.factories import intent
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess, free_port
-from tests.webhooks import deliver, event
+from tests.webhooks import deliver, event, try_to_deliver
 
 
 class TestBounds:
@@ -200,8 +200,6 @@ class TestAway:
         self, web: WebProcess, db: Connection, settings: Settings
     ) -> None:
         """All of the service's connections are cut 20 times during a stream of webhooks."""
-        from tests.services.test_events import try_to_deliver
-
         bodies = [event("customer.created", {"id": f"cus_{n}", "object": "customer"}) for n in range(600)]
         done = threading.Event()
 
@@ -240,8 +238,6 @@ class TestAway:
 class TestOverload:
     def test_reads_and_webhooks_are_served_while_creates_hang(self, web: WebProcess, stand_ins: StandIns) -> None:
         """Fails when creates may take every thread."""
-        from tests.services.test_events import try_to_deliver
-
         stand_ins.fault("stripe", "hang", times=0, seconds=4)
         with ThreadPoolExecutor(100) as threads:
             creates = [threads.submit(web.post, "/payment-intent/create", intent()) for _ in range(100)]

@@ -13,12 +13,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from app.sandbox.postgres import start
-from tests.conftest import migrate
-from tests.services.test_events import try_to_deliver
+from tests.databases import migrate
 from tests.soak import amount
 from tests.waiting import wait_until
 from tests.web import WebProcess
-from tests.webhooks import event
+from tests.webhooks import event, try_to_deliver
 
 KILLS = amount(3, 20)
 SENDERS = 8

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, make_url, text
 
 from app import create_app
 from app.config import Settings
-from app.context import EXTENSION_KEY
-from app.services.recovery import recover_payments
+from app.request_context import EXTENSION_KEY
+from app.services.operations.recovery import recover_payments
 from tests.books import assert_balanced, end_orphan_runs_at_once
-from tests.conftest import dispose
+from tests.databases import dispose
 from tests.factories import checkout, intent
 from tests.proxy import Proxy, Spoil
 from tests.stand_ins import StandIns

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from flask import Flask
@@ -14,7 +15,6 @@ from app.auth import PUBLIC_ENDPOINTS
 from app.config import Settings
 
 ROOT = Path(__file__).parents[1]
-CLIENTS = {"stripe_client", "key_client", "runs_client"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -37,27 +37,55 @@ def starts_with(imports: set[str], *prefixes: str) -> set[str]:
 
 
 class TestArrows:
-    """Imports point one way: wsgi -> app -> blueprints -> schemas, use cases -> clients, models -> extensions."""
+    """Imports point one way, between the layers and between the packages of services."""
+
+    # What each package of services may import of the others; below them are config, errors, logs, metrics, models.
+    BELOW: ClassVar = {
+        "upstreams": set(),
+        "events": {"upstreams"},
+        "operations": {"payments", "events", "upstreams"},
+        "payments": {"operations", "events", "upstreams"},
+        "reconciliation": {"payments", "operations", "events", "upstreams"},
+        "reports": {"events"},
+        "operators": {"operations", "events"},
+    }
 
     @pytest.mark.parametrize("name", ["config.py", "errors.py"])
     def test_config_and_errors_import_nothing_of_ours(self, name: str) -> None:
         assert not starts_with(imports_of(ROOT / "app" / name), "app")
 
+    @pytest.mark.parametrize("name", ["models.py", "extensions.py", "database.py"])
+    def test_the_tables_know_neither_http_nor_the_document(self, name: str) -> None:
+        imports = imports_of(ROOT / "app" / name)
+        assert not starts_with(imports, "flask", "flask_smorest", "marshmallow", "app.web", "app.schemas")
+
     @pytest.mark.parametrize("path", files_of("blueprints/*.py"), ids=lambda p: p.name)
     def test_a_blueprint_knows_no_sql_and_no_stripe(self, path: Path) -> None:
-        assert not starts_with(imports_of(path), "sqlalchemy", "stripe", "app.extensions", "app.services.http")
+        assert not starts_with(imports_of(path), "sqlalchemy", "stripe", "app.extensions", "app.services.upstreams")
 
-    @pytest.mark.parametrize("path", files_of("services/*.py"), ids=lambda p: p.name)
+    @pytest.mark.parametrize("path", files_of("services/**/*.py"), ids=lambda p: str(p.relative_to(ROOT)))
     def test_a_service_knows_no_flask(self, path: Path) -> None:
-        assert not starts_with(imports_of(path), "flask", "app.blueprints", "app.schemas", "app.context", "app.cli")
+        outside = ("flask", "app.blueprints", "app.web", "app.request_context", "app.cli")
+        assert not starts_with(imports_of(path), *outside)
 
-    @pytest.mark.parametrize("path", [ROOT / "app" / "services" / f"{name}.py" for name in CLIENTS])
+    @pytest.mark.parametrize("package", BELOW)
+    def test_a_package_of_services_imports_only_what_is_below_it(self, package: str) -> None:
+        above = {f"app.services.{other}" for other in self.BELOW if other not in self.BELOW[package] | {package}}
+        for path in files_of(f"services/{package}/*.py"):
+            assert not starts_with(imports_of(path), *above), path
+
+    def test_every_package_of_services_has_its_place(self) -> None:
+        packages = {path.parent.name for path in files_of("services/*/__init__.py")}
+        assert packages == set(self.BELOW)
+
+    @pytest.mark.parametrize("path", files_of("services/upstreams/*.py"), ids=lambda p: p.name)
     def test_a_client_knows_no_database(self, path: Path) -> None:
-        assert not starts_with(imports_of(path), "sqlalchemy", "app.models", "app.extensions")
+        assert not starts_with(imports_of(path), "sqlalchemy", "app.models", "app.extensions", "app.database")
 
     def test_the_projection_knows_neither_database_nor_network(self) -> None:
-        imports = imports_of(ROOT / "app" / "services" / "projection.py")
-        assert starts_with(imports, "app") <= {"app.models", "app.models.PaymentKind", "app.models.PaymentStatus"}
+        imports = imports_of(ROOT / "app" / "services" / "events" / "projection.py")
+        known = {"app.models", "app.services.events.stripe_object"}
+        assert not {name for name in starts_with(imports, "app") if not starts_with({name}, *known)}
         assert not starts_with(imports, "sqlalchemy", "requests", "urllib3", "stripe")
 
     @pytest.mark.parametrize("path", files_of("schemas/*.py"), ids=lambda p: p.name)

@@ -24,7 +24,7 @@ from app import create_app
 from app.config import Settings
 from app.logs import HANDLER, JsonFormatter, TextFormatter, WithoutRequest, configure_logging, describe, redact
 from tests import webhooks
-from tests.conftest import dispose
+from tests.databases import dispose
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess, clean_environment

@@ -22,9 +22,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app import create_app, metrics
 from app.config import Settings
-from app.services import backlog
+from app.services.operators import backlog
 from tests import webhooks
-from tests.conftest import dispose
+from tests.databases import dispose
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
@@ -225,7 +225,7 @@ class TestUpstreamCalls:
             assert after.since(before, CALLS, upstream=upstream, call=call, outcome="ok") == 1
 
     def test_a_resource_of_two_words_keeps_both(self, app: Flask, stand_ins: StandIns) -> None:
-        from app.services.stripe_client import _call_name
+        from app.services.upstreams.stripe import _call_name
 
         assert _call_name("get", "/v1/checkout/sessions") == "GET /v1/checkout/sessions"
         assert _call_name("get", "/v1/checkout/sessions/cs_1") == "GET /v1/checkout/sessions/{id}"

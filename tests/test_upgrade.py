@@ -12,13 +12,12 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from sqlalchemy import Connection, create_engine, text
 
-from app.services import readiness
-from tests.conftest import ROOT, migrate, migrated_database
+from app.services.operators import readiness
+from tests.databases import ROOT, migrate, migrated_database
 from tests.factories import checkout, intent
-from tests.services.test_events import paid_intent, try_to_deliver
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess
-from tests.webhooks import event
+from tests.webhooks import event, paid_intent, try_to_deliver
 
 MIGRATION = """
 from alembic import op

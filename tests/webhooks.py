@@ -5,7 +5,10 @@ import json
 import time
 from typing import Any
 
+import requests
 import stripe
+
+from tests.web import WebProcess
 
 SECRET = "whsec_tests"
 
@@ -40,3 +43,15 @@ def deliver(client: Any, body: dict[str, Any], *, app_id: str | None = None, sec
     return client.post(
         path, data=payload, content_type="application/json", headers={"Stripe-Signature": sign(payload, secret)}
     )
+
+
+def try_to_deliver(web: WebProcess, body: dict[str, Any]) -> int:
+    """Deliver an event once over HTTP, and return the status."""
+    payload = json.dumps(body).encode()
+    headers = {"Stripe-Signature": sign(payload), "Content-Type": "application/json"}
+    return int(requests.post(f"{web.url}/webhooks/stripe", data=payload, headers=headers, timeout=60).status_code)
+
+
+def paid_intent(intent_id: str, **fields: Any) -> dict[str, Any]:
+    """A payment intent of 2,000 that was paid."""
+    return {"id": intent_id, "object": "payment_intent", "amount_received": 2000, "amount": 2000, **fields}

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from app.blueprints import Blueprint
-from app.context import call_context, services
+from app.request_context import call_context, services
 from app.schemas.catalog import (
     AppQuerySchema,
     CouponCreatedSchema,
@@ -19,6 +18,7 @@ from app.schemas.catalog import (
 )
 from app.schemas.payments import IdempotencyKeySchema
 from app.services import catalog
+from app.web import Blueprint
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from flask import Response
 
-from app.blueprints import Blueprint
-from app.context import services
+from app.request_context import services
 from app.schemas.health import HealthSchema, ReadinessSchema
-from app.services.readiness import check_readiness
+from app.services.operators.readiness import check_readiness
+from app.web import Blueprint
 
 WELCOME = "stripe-service: payments for apps with Stripe. The routes are described at /docs\n"
 

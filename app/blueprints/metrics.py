@@ -2,10 +2,10 @@
 
 from flask import Response
 
-from app.blueprints import Blueprint
-from app.context import services
 from app.metrics import CONTENT_TYPE, render
-from app.services.backlog import find_backlog
+from app.request_context import services
+from app.services.operators.backlog import find_backlog
+from app.web import Blueprint
 
 blp = Blueprint("metrics", __name__, description="What the service measures.")
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from app.blueprints import Blueprint
-from app.context import call_context, services
 from app.models import PaymentKind
+from app.request_context import call_context, services
 from app.schemas.payments import (
     CheckoutCreatedSchema,
     CheckoutCreateSchema,
@@ -12,7 +11,8 @@ from app.schemas.payments import (
     PaymentIntentCreatedSchema,
     PaymentIntentCreateSchema,
 )
-from app.services.payments import PaymentRequest, create_payment
+from app.services.payments.create import PaymentRequest, create_payment
+from app.web import Blueprint
 
 blp = Blueprint("payments", __name__, description="Creating payments.")
 

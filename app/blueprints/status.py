@@ -4,12 +4,12 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from app.blueprints import Blueprint
-from app.context import services
+from app.request_context import services
 from app.schemas.stats import StatsFilterSchema, StatsQuerySchema, StatsSchema
 from app.schemas.status import PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
-from app.services.statistics import compute_statistics
-from app.services.status import find_payment, list_payments_of_org, list_payments_of_run
+from app.services.reports.statistics import compute_statistics
+from app.services.reports.status import find_payment, list_payments_of_org, list_payments_of_run
+from app.web import Blueprint
 
 blp = Blueprint("status", __name__, description="Asking what has become of payments.")
 

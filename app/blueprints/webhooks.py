@@ -2,10 +2,10 @@
 
 from flask import Response, jsonify, request
 
-from app.blueprints import Blueprint
-from app.context import call_context, services
+from app.request_context import call_context, services
 from app.schemas.webhooks import AppPathSchema, EventSchema, ReceivedSchema, SignatureSchema
-from app.services.webhooks import receive_webhook
+from app.services.events.webhooks import receive_webhook
+from app.web import Blueprint
 
 blp = Blueprint("webhooks", __name__, description="What Stripe tells.")
 

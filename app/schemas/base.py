@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -9,10 +10,15 @@ from marshmallow import EXCLUDE, Schema, ValidationError, post_load, pre_load
 from marshmallow.fields import Field, String
 from marshmallow.validate import Length, Validator
 
-from app.wire import camel_case
-
 MAX_ID_LENGTH = 255
 MAX_URL_LENGTH = 2048
+
+
+@cache
+def camel_case(name: str) -> str:
+    """`amount_in_cents` becomes `amountInCents`; a name without underscores stays as it is."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 class CamelCaseSchema(Schema):

@@ -6,11 +6,11 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.database import BOUNDED
-from app.services.app_secrets import AppSecrets
-from app.services.key_client import KeyClient
-from app.services.runs_client import RunsClient
-from app.services.slots import Slots
-from app.services.stripe_client import Stripe
+from app.services.concurrency import Slots
+from app.services.events.webhook_secrets import AppSecrets
+from app.services.upstreams.keys import KeyClient
+from app.services.upstreams.runs import RunsClient
+from app.services.upstreams.stripe import Stripe
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from stripe.params import CouponCreateParams, PriceCreateParams, ProductCreatePa
 
 from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
 from app.services import Services
-from app.services.http import CallContext
-from app.services.stripe_client import (
+from app.services.upstreams.call_context import CallContext
+from app.services.upstreams.stripe import (
     Coupon,
     IdempotencyKeyExecuting,
     IdempotencyMismatch,

@@ -120,7 +120,7 @@ class TestWhichRun:
     def test_it_makes_a_child_of_the_callers_run_when_an_organisation_is_given(
         self, client: FlaskClient, stand_ins: StandIns, db: Connection
     ) -> None:
-        parent = new_run(stand_ins)
+        parent = stand_ins.new_run()
         client.post(INTENT, json=intent(runId=parent))
 
         runs = stand_ins.runs()
@@ -140,7 +140,7 @@ class TestWhichRun:
     def test_it_charges_the_callers_run_and_never_ends_it_when_no_organisation_is_given(
         self, client: FlaskClient, stand_ins: StandIns
     ) -> None:
-        run_id = new_run(stand_ins)
+        run_id = stand_ins.new_run()
         client.post(INTENT, json=intent(orgId=..., runId=run_id))
 
         (run,) = stand_ins.runs().values()
@@ -164,14 +164,6 @@ class TestWhichRun:
         tracking = client.get(f"/status/{response.json['paymentId']}").json["payment"]["tracking"]
         assert tracking["state"] == "failed"
         assert "404" in tracking["error"]
-
-
-def new_run(stand_ins: StandIns) -> str:
-    """A run of the caller's own."""
-    body = {"clerkOrgId": "org_1", "appId": "shop", "serviceName": "caller", "taskName": "order"}
-    headers = {"X-API-Key": stand_ins.environment["RUNS_SERVICE_API_KEY"]}
-    url = stand_ins.environment["RUNS_SERVICE_URL"]
-    return str(stand_ins.session.post(f"{url}/v1/runs", json=body, headers=headers, timeout=10).json()["id"])
 
 
 class TestRefusals:

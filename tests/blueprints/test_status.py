@@ -8,10 +8,9 @@ from flask.testing import FlaskClient
 from marshmallow import Schema
 from sqlalchemy import Connection, text
 
-from app.context import EXTENSION_KEY
+from app.request_context import EXTENSION_KEY
 from app.schemas.stats import StatsSchema
 from app.schemas.status import PaymentPageSchema, PaymentStatusSchema
-from tests.blueprints.test_payments import new_run
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event
@@ -177,7 +176,7 @@ class TestLists:
         assert (len(seen), set(seen)) == (6, made)
 
     def test_it_finds_a_run_whether_it_is_ours_or_the_callers(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        callers = new_run(stand_ins)
+        callers = stand_ins.new_run()
         child, charged = create(client, runId=callers), create(client, orgId=..., runId=callers)
         ours = client.get(f"/status/{child}").json["payment"]["runId"]
 
@@ -264,7 +263,7 @@ class TestStats:
         assert client.get("/stats", query_string=given).json["totalPayments"] == count
 
     def test_it_finds_payments_by_runs(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        callers = new_run(stand_ins)
+        callers = stand_ins.new_run()
         create(client, runId=callers)
         create(client)
         create(client)

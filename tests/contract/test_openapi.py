@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy import create_engine
 
-from tests.conftest import empty
+from tests.databases import empty
 from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess

@@ -17,10 +17,9 @@ from sqlalchemy import Connection
 
 from app import create_app
 from app.config import Settings
-from app.context import EXTENSION_KEY
-from tests.blueprints.test_payments import new_run
+from app.request_context import EXTENSION_KEY
 from tests.books import assert_balanced, recover_until_quiet
-from tests.conftest import dispose
+from tests.databases import dispose
 from tests.factories import checkout, intent
 from tests.soak import amount
 from tests.stand_ins import StandIns
@@ -87,7 +86,7 @@ def test_the_books_balance_after_kills_at_random_times(
     """
     lease = environment | {"WEB_CONCURRENCY": "1", "PAYMENT_LEASE_SECONDS": str(LEASE_SECONDS)}
     with WebProcess.start(lease) as one, WebProcess.start(lease) as other:
-        callers = Callers((one, other), new_run(stand_ins))
+        callers = Callers((one, other), stand_ins.new_run())
         with ThreadPoolExecutor(CALLERS) as threads:
             calling = [threads.submit(callers.call, number) for number in range(CALLERS)]
             try:

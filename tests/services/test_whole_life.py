@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, text
 
-from app.context import EXTENSION_KEY
-from app.services.reconciliation import reconcile_apps
-from app.services.recovery import recover_payments
+from app.request_context import EXTENSION_KEY
+from app.services.operations.recovery import recover_payments
+from app.services.reconciliation.reconcile import reconcile_apps
 from tests.books import assert_balanced, end_orphan_runs_at_once, made_by_us
-from tests.conftest import empty
+from tests.databases import empty
 from tests.factories import checkout, intent
 from tests.soak import amount
 from tests.stand_ins import StandIns

@@ -1,0 +1,1 @@
+"""What Stripe tells: stored once, joined to its payment, folded."""

@@ -1,0 +1,1 @@
+"""Operations: what is asked of Stripe, once, whatever crashes."""

@@ -1,0 +1,40 @@
+"""Whether the database answers and has the migrations of this version."""
+
+from functools import cache
+from pathlib import Path
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from app.errors import DATABASE_ERRORS
+from app.services import Services
+
+MIGRATIONS = Path(__file__).parents[3] / "migrations"
+
+_CURRENT_REVISIONS = text("SELECT version_num FROM alembic_version")
+_HAS_VERSIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+
+
+def check_readiness(services: Services) -> dict[str, str]:
+    """`database` and `migrations`, each `ok` or what is wrong with it; nothing secret."""
+    try:
+        with services.database.connect() as connection:
+            migrated = connection.execute(_HAS_VERSIONS).scalar_one()
+            revisions = set(connection.execute(_CURRENT_REVISIONS).scalars()) if migrated else set()
+    except DATABASE_ERRORS:
+        return {"database": "unavailable", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "ok" if _can_serve(revisions) else "not at head"}
+
+
+def _can_serve(revisions: set[str]) -> bool:
+    """Whether a database is at this version's newest migration, or at one that this version doesn't know.
+
+    Migrations run beside the version before them, which then goes on serving on a newer schema.
+    """
+    return bool(revisions) and not revisions & _older_revisions()
+
+
+@cache
+def _older_revisions() -> frozenset[str]:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    return frozenset(script.revision for script in scripts.walk_revisions()) - frozenset(scripts.get_heads())

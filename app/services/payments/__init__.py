@@ -1,0 +1,1 @@
+"""Payments: creating them, and reporting them to runs-service."""

@@ -1,0 +1,1 @@
+"""What webhooks lost is asked of Stripe."""

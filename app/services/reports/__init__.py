@@ -1,0 +1,1 @@
+"""What callers ask: payments, lists, statistics."""

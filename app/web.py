@@ -1,0 +1,245 @@
+"""What our HTTP adds to flask-smorest: names, JSON, the parser, the blueprint and the head of the OpenAPI document."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import orjson
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
+from flask import Request, Response
+from flask.json.provider import JSONProvider
+from flask_smorest import Api
+from flask_smorest import Blueprint as SmorestBlueprint
+from flask_smorest.spec.plugins import FlaskPlugin
+from marshmallow import Schema, ValidationError
+from marshmallow.fields import Dict, Field
+from webargs.core import missing
+from webargs.flaskparser import FlaskParser, is_json_request
+from werkzeug.exceptions import HTTPException, UnsupportedMediaType
+from werkzeug.routing import Rule
+
+from app.errors import InvalidRequest, answer_error
+from app.schemas.base import camel_case
+from app.schemas.errors import ErrorSchema
+
+_ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def route_template(rule: str) -> str:
+    """A route as the contract writes it: `/status/<payment_id>` becomes `/status/{paymentId}`."""
+    return _ROUTE_VARIABLE.sub(lambda match: f"{{{camel_case(match[1])}}}", rule)
+
+
+API_KEY_SCHEME = "ApiKey"
+REQUEST_ID = "X-Request-ID"
+RETRY_AFTER = "Retry-After"
+
+API_CONFIG = {
+    "MAX_CONTENT_LENGTH": 1024 * 1024,
+    "API_TITLE": "Stripe Service",
+    "API_VERSION": "1",
+    "OPENAPI_VERSION": "3.1.0",
+    "API_SPEC_OPTIONS": {
+        "info": {"description": "Through this service the apps of a platform take payments with Stripe."},
+        "components": {
+            "securitySchemes": {
+                API_KEY_SCHEME: {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "One of the service's API keys.",
+                }
+            },
+            "headers": {
+                REQUEST_ID: {
+                    "description": "The caller's, when it is sane, or one made for the request.",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+                },
+                RETRY_AFTER: {
+                    "description": "In seconds.",
+                    "required": True,
+                    "schema": {"type": "integer", "minimum": 1},
+                },
+            },
+        },
+        "security": [{API_KEY_SCHEME: []}],
+    },
+}
+
+
+class CamelCasePlugin(FlaskPlugin):  # type: ignore[misc]
+    """Names the variables of a path as the contract does."""
+
+    @staticmethod
+    def flaskpath2openapi(path: str) -> str:
+        return route_template(path)
+
+    def rule_to_params(self, rule: Rule) -> list[dict[str, Any]]:
+        return [{**parameter, "name": camel_case(parameter["name"])} for parameter in super().rule_to_params(rule)]
+
+
+class RulesConverter(OpenAPIConverter):
+    """Writes down what apispec leaves out: the rules of a map's keys, and what a schema says of itself as a whole."""
+
+    def init_attribute_functions(self) -> None:
+        super().init_attribute_functions()
+        self.add_attribute_function(type(self).key_rules)
+
+    def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
+        return {**super().schema2jsonschema(schema), **getattr(schema, "document", {})}
+
+    def key_rules(self, field: Field[Any], **_: Any) -> dict[str, Any]:
+        keys = field.key_field if isinstance(field, Dict) else None
+        return {"propertyNames": self.field2property(keys)} if keys and keys.validators else {}
+
+
+class RulesPlugin(MarshmallowPlugin):
+    """apispec's plugin for marshmallow, with what it leaves out."""
+
+    Converter = RulesConverter
+
+
+class ContractApi(Api):  # type: ignore[misc]
+    """flask-smorest with our errors, in the document and on the wire."""
+
+    ERROR_SCHEMA = ErrorSchema
+    # Every operation lists all that it answers: with a default, whatever it answers would be as documented.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        return answer_error(error)
+
+
+class OrjsonProvider(JSONProvider):
+    """What `jsonify` and `request.json` use."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        return _dump(obj).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        return orjson.loads(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        return Response(_dump(self._prepare_response_obj(args, kwargs)), content_type="application/json")
+
+
+def _dump(value: Any) -> bytes:
+    return orjson.dumps(value, _with_wire_names, orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _with_wire_names(value: Any) -> dict[str, Any]:
+    """A dataclass's fields by their names on the wire.
+
+    :raises TypeError: when it is no dataclass.
+    """
+    if not dataclasses.is_dataclass(value):
+        raise TypeError
+    return {camel_case(name): inner for name, inner in vars(value).items()}
+
+
+class RequestParser(FlaskParser):
+    """Reads request bodies strictly, and says what is wrong with them in the shape of the contract."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        """The body's JSON.
+
+        :raises UnsupportedMediaType: when the body is said to be something else.
+        :raises InvalidRequest: when it is no JSON, or too deep to parse.
+        """
+        body = req.get_data(cache=True)
+        if not is_json_request(req):
+            if body or req.content_type:
+                raise UnsupportedMediaType
+            return missing
+        try:
+            return orjson.loads(body) if body else missing
+        except orjson.JSONDecodeError:
+            raise InvalidRequest(form_errors=["The body is not readable as JSON."]) from None
+
+    def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
+        """Say which fields are wrong.
+
+        :raises InvalidRequest: always.
+        """
+        field_errors: dict[str, list[str]] = {}
+        form_errors: list[str] = []
+        for messages in error.normalized_messages().values():
+            for name, found in messages.items():
+                if name == "_schema":
+                    form_errors += found
+                else:
+                    field_errors.setdefault(str(name), []).extend(_sentences(found))
+        raise InvalidRequest(field_errors, form_errors)
+
+
+def _sentences(found: Any, where: str = "") -> list[str]:
+    """Flatten marshmallow's nested messages: `{0: {"priceId": ["Missing."]}}` becomes `["0.priceId: Missing."]`."""
+    if isinstance(found, dict):
+        return [
+            sentence
+            for name, inner in found.items()
+            for sentence in _sentences(inner, where if name in ("key", "value", "_schema") else f"{where}.{name}")
+        ]
+    prefix = f"{where.lstrip('.')}: " if where else ""
+    return [f"{prefix}{sentence}" for sentence in found]
+
+
+ERROR_DESCRIPTIONS = {
+    400: "The request breaks a rule, the app has no Stripe key, or Stripe calls the request invalid.",
+    401: "No API key.",
+    402: "The card was declined.",
+    403: "A wrong API key.",
+    404: "There is no such thing.",
+    409: "A request with the same Idempotency-Key is being worked on.",
+    413: "The body is over 1 MiB.",
+    415: "The body is not JSON.",
+    422: "The Idempotency-Key was used with another request.",
+    429: "Stripe is rate limiting the app.",
+    502: "An upstream answered nonsense or refused us.",
+    503: "An upstream or the database is down or overloaded.",
+    504: "An upstream took too long.",
+}
+RETRIED_ERRORS = (409, 429, 503)
+
+
+class Blueprint(SmorestBlueprint):  # type: ignore[misc]
+    """A flask-smorest blueprint with our parser and our errors."""
+
+    ARGUMENTS_PARSER = RequestParser()
+
+    def arguments(self, schema: type[Schema], **kwargs: Any) -> Any:
+        """Document and read what a view takes; the schema is put together once, and not for each request."""
+        return super().arguments(schema(), **kwargs)
+
+    def response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
+        """Document and serialize what a view answers; like every answer, it carries the request's id."""
+        return super().response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
+
+    def alt_response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
+        """Document what else a view answers; like every answer, it carries the request's id."""
+        return super().alt_response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
+
+    def errors(self, *statuses: int) -> Any:
+        """Document that a view answers these errors; what is called stays the view itself."""
+
+        def decorate(view: Any) -> Any:
+            described = view
+            for status in statuses:
+                described = self._error(status)(described)
+            view._apidoc = described._apidoc
+            return view
+
+        return decorate
+
+    def _error(self, status: int) -> Any:
+        headers = {RETRY_AFTER: RETRY_AFTER} if status in RETRIED_ERRORS else None
+        description = ERROR_DESCRIPTIONS[status]
+        return self.alt_response(status, schema=ErrorSchema, description=description, headers=headers)
+
+
+api = ContractApi(spec_kwargs={"flask_plugin": CamelCasePlugin(), "marshmallow_plugin": RulesPlugin()})
