@@ -11,7 +11,7 @@ from app.database import database_config
 from app.errors import register_error_handlers
 from app.extensions import db, migrate
 from app.logs import configure_logging
-from app.request_context import Application, register_request_context, register_services
+from app.request_context import register_request_context, register_services
 from app.services import Services
 from app.web import API_CONFIG, OrjsonProvider, api
 
@@ -25,7 +25,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     Settings that are missing don't stop it, so that `flask --help` and `make openapi` need none. An application
     without them lets nobody in, and neither gunicorn nor a command that needs them starts.
     """
-    app = Application(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None)
     if settings is None:
         # Whoever gives settings has a process, and log lines, of their own.
         configure_logging()

@@ -2,8 +2,7 @@
 
 import hmac
 
-from flask import Flask, Request
-from flask.globals import request_ctx
+from flask import Flask, request
 
 from app.errors import InvalidApiKey, MissingApiKey
 from app.request_context import services
@@ -40,10 +39,9 @@ def require_api_key() -> None:
     :raises MissingApiKey: when it carries none.
     :raises InvalidApiKey: when it carries another.
     """
-    request = request_ctx.request
     if request.endpoint in PUBLIC_ENDPOINTS or request.path.startswith(WEBHOOKS):
         return
-    sent = request.headers.get("X-API-Key") or _bearer_token(request)
+    sent = request.headers.get("X-API-Key") or _bearer_token()
     if not sent:
         raise MissingApiKey("Missing API key")
     # WSGI hands headers over as Latin-1, which keeps any bytes as they came. All keys are compared, so that the time
@@ -54,7 +52,7 @@ def require_api_key() -> None:
         raise InvalidApiKey("Invalid API key")
 
 
-def _bearer_token(request: Request) -> str | None:
+def _bearer_token() -> str | None:
     """The token of `Authorization: Bearer`, on the one route that takes it. https://www.rfc-editor.org/rfc/rfc6750"""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if request.endpoint == BEARER_ENDPOINT and scheme.lower() == "bearer" else None

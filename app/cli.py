@@ -19,9 +19,12 @@ from app.config import ConfigurationError
 from app.errors import DATABASE_ERRORS, NotFound, ServiceError, is_database_outage
 from app.request_context import services
 from app.services import Services
-from app.services.operations.recovery import RecoveryOutcome, end_orphan_runs, recover_payments
-from app.services.operators.inspection import list_stuck_payments, replay_events, show_payment
-from app.services.reconciliation.reconcile import let_go_of_old_events, reconcile_apps, rejoin_waiting_events
+from app.services.operations.recovery import RecoveryOutcome, recover_operations
+from app.services.operators.payments import list_stuck_operations, replay_events, show_payment
+from app.services.payments.kinds import KINDS
+from app.services.payments.orphan_runs import end_orphan_runs
+from app.services.reconciliation.reconcile import reconcile_apps
+from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
 
 # Often enough that a payment waits for recovery no longer than a person would notice.
 RECOVERY_SECONDS = 1.0
@@ -96,8 +99,8 @@ def _survive(work: Any) -> bool:
 
 
 def _recover(configured: Services, printer: Printer, stopping: threading.Event) -> None:
-    for recovered in recover_payments(configured, command="flask worker"):
-        printer.thing(recovered.outcome, payment=recovered.payment_id, reason=recovered.reason)
+    for recovered in recover_operations(configured, KINDS, command="flask worker"):
+        printer.thing(recovered.outcome, operation=recovered.operation_id, reason=recovered.reason)
         if stopping.is_set():
             return
     for run_id in end_orphan_runs(configured, command="flask worker"):
@@ -117,8 +120,8 @@ def _reconcile(
             printer.thing("joined events", payments=joined)
         if stopping.is_set():
             return
-    if deleted := let_go_of_old_events(configured):
-        printer.thing("let go of events", count=deleted)
+    if deleted := delete_old_waiting_events(configured):
+        printer.thing("deleted waiting events", count=deleted)
 
 
 @click.command("recover")
@@ -130,8 +133,8 @@ def recover(payment_id: uuid.UUID | None, as_json: bool) -> None:
     Exits with 1 when a payment is stuck, which only a person can decide.
     """
     configured, printer = _configured(), Printer(as_json=as_json)
-    for recovered in recover_payments(configured, command="flask recover", only_id=payment_id, at_once=True):
-        printer.thing(recovered.outcome, payment=recovered.payment_id, reason=recovered.reason)
+    for recovered in recover_operations(configured, KINDS, command="flask recover", only_id=payment_id, at_once=True):
+        printer.thing(recovered.outcome, operation=recovered.operation_id, reason=recovered.reason)
     if payment_id is None:
         for run_id in end_orphan_runs(configured, command="flask recover"):
             printer.thing("ended orphan run", run=run_id)
@@ -150,7 +153,7 @@ def reconcile(as_json: bool) -> None:
         printer.thing("reconciled", **_fields(app))
         failed = failed or app.error is not None
     printer.thing("joined events", payments=sum(rejoin_waiting_events(configured)))
-    printer.thing("let go of events", count=let_go_of_old_events(configured))
+    printer.thing("deleted waiting events", count=delete_old_waiting_events(configured))
     if failed:
         raise SystemExit(1)
 
@@ -176,7 +179,7 @@ def show(payment_id: uuid.UUID, as_json: bool) -> None:
 @as_json
 def show_stuck(as_json: bool) -> None:
     """List the payments that nobody but a person can decide."""
-    stuck = list_stuck_payments(services=_configured())
+    stuck = list_stuck_operations(services=_configured())
     if as_json:
         for payment in stuck:
             click.echo(orjson.dumps(payment, default=str))

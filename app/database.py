@@ -1,38 +1,88 @@
-"""How the database is reached: a small pool, bounded waits, and no session state that a pooler would lose."""
+"""The one way to PostgreSQL: a small pool, statements compiled once, and a bound for every wait.
+
+A pooler in transaction mode keeps no session, so nothing here needs one: bounds are set with each transaction, and no
+statement is prepared by the server.
+"""
 
 import re
+import select
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, cast
 
 import orjson
 import psycopg2
-import psycopg2.extensions
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, adapt
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, Select, UpdateBase, event
+from psycopg2.extensions import (
+    POLL_OK,
+    POLL_READ,
+    TRANSACTION_STATUS_IDLE,
+    adapt,
+    connection,
+    new_type,
+    register_type,
+    set_wait_callback,
+)
+from sqlalchemy import Engine, Executable, PoolProxiedConnection, event
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
-from app.patience import PatientConnection, PatientCursor
 
 # A request without a connection for this long is answered with 503, rather than late.
 POOL_WAIT_SECONDS = 2
-CONNECT_TIMEOUT_SECONDS = 5
-# For the answer to a message: longer than a statement of it may run, so that mostly nothing but an answer that nobody
-# sends is waited for until then. Neither wait takes more than half of a request's deadline, since a first connection is
-# tried twice.
-PATIENCE_SECONDS = 12
+CONNECT_TIMEOUT_SECONDS = 4
+# Longer than a statement may run, so that mostly nothing but an answer that nobody sends is waited for until then.
+ANSWER_TIMEOUT_SECONDS = 12
 
-# The execution option of connections on which no statement may wait for long. Migrations run without it.
-BOUNDED = "bounded_waits"
-
-# In the same message as the statement, and so in its transaction: a pooler in transaction mode keeps no session, and
-# no round trip is spent. https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
+# In the same message as what they bound: a pooler would lose them otherwise, and no round trip is spent on them.
+# https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
 _BOUNDS = "SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '10s'; "
+_BEGIN = f"BEGIN; {_BOUNDS}"
+
+_TIMESTAMPTZ = 1184
+
+
+def _in_utc(text: str | bytes | None, _: object) -> datetime | None:
+    """A time as all of the service tells it, whatever time zone the server is in."""
+    return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+
+
+_UTC_TIMESTAMPTZ = new_type((_TIMESTAMPTZ,), "UTC_TIMESTAMPTZ", _in_utc)
+
+
+class BoundedConnection(connection):
+    """A connection on which no answer is waited for without end; None waits for ever, as a migration must."""
+
+    def __init__(self, dsn: str, *, longest_wait_seconds: float, **options: Any) -> None:
+        self.answer_timeout_seconds: float | None = min(CONNECT_TIMEOUT_SECONDS, longest_wait_seconds)
+        super().__init__(dsn, **options)
+        self.answer_timeout_seconds = min(ANSWER_TIMEOUT_SECONDS, longest_wait_seconds)
+        register_type(_UTC_TIMESTAMPTZ, self)
+
+
+def wait_for_answer(waiting: connection) -> None:
+    """Wait until the driver has what it waits for: its own hook, called for every connection of the process.
+
+    PostgreSQL bounds its own statements; a pooler or a network in between may swallow one, or its answer.
+    https://www.psycopg.org/docs/extensions.html#psycopg2.extensions.set_wait_callback
+
+    :raises psycopg2.OperationalError: when it takes too long; the driver then closes the connection
+    """
+    timeout = getattr(waiting, "answer_timeout_seconds", None)
+    ends_at = None if timeout is None else time.monotonic() + timeout
+    while (state := waiting.poll()) != POLL_OK:
+        ready = select.poll()
+        ready.register(waiting.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        if not ready.poll(None if ends_at is None else max(0.0, ends_at - time.monotonic()) * 1000):
+            raise psycopg2.OperationalError("the database did not answer in time")
+
+
+set_wait_callback(wait_for_answer)
 
 
 def database_config(settings: Settings) -> dict[str, Any]:
@@ -40,15 +90,16 @@ def database_config(settings: Settings) -> dict[str, Any]:
     return {
         "SQLALCHEMY_DATABASE_URI": settings.database_url or "postgresql+psycopg2://",
         "SQLALCHEMY_ENGINE_OPTIONS": {
-            # Every statement commits by itself; a transaction of several is begun by a message, or by a migration.
+            # Every statement commits by itself; what takes several begins a transaction.
             "isolation_level": "AUTOCOMMIT",
             "pool_size": settings.db_pool_size,
             "max_overflow": 0,
             "pool_timeout": POOL_WAIT_SECONDS,
             "connect_args": {
-                "connect_timeout": _connect_timeout(settings),
-                "connection_factory": partial(PatientConnection, patience=_patience(settings)),
-                "cursor_factory": PatientCursor,
+                # A first connection is tried twice, so neither try takes more than half of a request's deadline.
+                "connection_factory": partial(
+                    BoundedConnection, longest_wait_seconds=settings.request_deadline_seconds / 2
+                ),
                 # A server that vanished without a word is noticed, rather than waited for.
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
@@ -64,15 +115,6 @@ def database_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _patience(settings: Settings) -> float:
-    return min(PATIENCE_SECONDS, settings.request_deadline_seconds / 2)
-
-
-def _connect_timeout(settings: Settings) -> int:
-    """libpq counts whole seconds, and takes 0 for no limit."""
-    return max(1, min(CONNECT_TIMEOUT_SECONDS, int(settings.request_deadline_seconds / 2)))
-
-
 def _dump_json(value: object) -> str:
     return orjson.dumps(value).decode()
 
@@ -81,33 +123,40 @@ _DIALECT = PGDialect_psycopg2(json_serializer=_dump_json)  # type: ignore[no-unt
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
-class Message:
-    """What is sent to the database in one go: statements of SQLAlchemy Core, compiled when this is made.
+class Batch:
+    """Statements of SQLAlchemy Core that are sent in one message, compiled when this is made.
 
-    Each has its own bounds, and outside of REPEATABLE READ a snapshot of its own; the rows of the last one come back.
-    The driver sends it as it is, which takes a third of the CPU of an execution by SQLAlchemy. A message without a
-    BEGIN commits at its end, unless an earlier one has begun a transaction.
+    Outside of REPEATABLE READ each has a snapshot of its own; the rows of the last one come back. The driver sends it
+    as it is, which takes a third of the CPU of an execution by SQLAlchemy. Outside of a transaction, a batch is one.
     """
 
-    def __init__(self, *parts: Select[*tuple[Any, ...]] | UpdateBase | Literal["BEGIN", "COMMIT"]) -> None:
+    def __init__(self, *parts: Executable | Literal["COMMIT"]) -> None:
         self._bind_processors: dict[str, Any] = {}
-        self._text = "; ".join(part if isinstance(part, str) else self._compile(part) for part in parts)
-        last = parts[-1]
-        self._row = result_tuple([] if isinstance(last, str) else list(map(str, last.exported_columns.keys())))
+        self._row: Any = None
+        texts = [part if isinstance(part, str) else self._compile(part) for part in parts]
+        # What follows a COMMIT is a transaction of its own.
+        self._text = "; ".join(texts).replace("COMMIT; ", f"COMMIT; {_BOUNDS}")
 
-    def send(self, cursor: DBAPICursor, values: Mapping[str, Any]) -> list[Any]:
-        """Send it with values for its bind parameters; the last statement's rows come back as the driver reads them."""
-        processed = {name: process(values[name]) for name, process in self._bind_processors.items()}
+    def send(self, cursor: DBAPICursor, prefix: str, values: Mapping[str, Any]) -> list[Any]:
+        """Send it with values for its bind parameters; return the last statement's rows."""
         try:
-            cursor.execute(self._text, {**values, **processed})
+            cursor.execute(prefix + self._text, self.processed(values))
         except psycopg2.Error as error:
             # As SQLAlchemy raises it: with the statement, and without the values.
             raise DBAPIError.instance(
                 self._text, None, error, psycopg2.Error, hide_parameters=True, dialect=_DIALECT
             ) from error
-        return [self._row(row) for row in cursor.fetchall()] if cursor.description else []
+        if not cursor.description:
+            return []
+        if self._row is None:
+            self._row = result_tuple([column[0] for column in cursor.description])
+        return [self._row(row) for row in cursor.fetchall()]
 
-    def _compile(self, statement: Select[Any] | UpdateBase) -> str:
+    def processed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as the driver takes them."""
+        return {**values, **{name: process(values[name]) for name, process in self._bind_processors.items()}}
+
+    def _compile(self, statement: Any) -> str:
         compiled = statement.compile(dialect=_DIALECT)
         constants = {}
         for name in set(_PLACEHOLDER.findall(compiled.string)):
@@ -117,7 +166,9 @@ class Message:
                 constants[name] = _quote(process(bind.value) if process else bind.value)
             elif process:
                 self._bind_processors[name] = process
-        return _BOUNDS + _PLACEHOLDER.sub(lambda found: constants.get(found[1], found[0]), compiled.string)
+        if "POSTCOMPILE" in compiled.string:
+            raise ValueError("IN over a list of constants is compiled with each execution: compare with each of them")
+        return _PLACEHOLDER.sub(lambda found: constants.get(found[1], found[0]), str(compiled.string))
 
 
 def _quote(value: object) -> str:
@@ -125,47 +176,85 @@ def _quote(value: object) -> str:
     return quoted.decode().replace("%", "%%")
 
 
-@contextmanager
-def borrow_cursor(engine: Engine) -> Iterator[DBAPICursor]:
-    """A cursor on a connection of the pool, to send messages. What they have begun ends with an error of the block."""
-    connection = engine.raw_connection()
-    try:
-        yield connection.cursor()
-    except BaseException as error:
-        _clean_up(connection, engine, error)
-        raise
-    finally:
-        connection.close()
+class Transaction:
+    """One transaction: begun with its first batch, and committed with its last, or at the end of its block."""
+
+    def __init__(self, cursor: DBAPICursor) -> None:
+        self._cursor = cursor
+        self.is_open = False
+
+    def run(self, batch: Batch, /, **values: Any) -> list[Any]:
+        """Send a batch; return the rows of its last statement."""
+        prefix = "" if self.is_open else _BEGIN
+        self.is_open = True
+        return batch.send(self._cursor, prefix, values)
+
+    def commit(self, batch: Batch, /, **values: Any) -> list[Any]:
+        """Send a batch that commits; return the rows of its last statement."""
+        rows = self.run(batch, **values)
+        self.is_open = False
+        return rows
 
 
-def _clean_up(connection: PoolProxiedConnection, engine: Engine, error: BaseException) -> None:
-    driver = cast(psycopg2.extensions.connection, connection.driver_connection)
-    if not driver.closed and driver.info.transaction_status != TRANSACTION_STATUS_IDLE:
-        with suppress(psycopg2.Error):
-            driver.cursor().execute("ROLLBACK")
-    if driver.closed:
-        # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes.
-        engine.pool._invalidate(connection, error)
+_COMMIT = Batch("COMMIT")
 
 
-def send(engine: Engine, message: Message, values: Mapping[str, Any]) -> list[Any]:
-    """Send one message on a connection of its own."""
-    with borrow_cursor(engine) as cursor:
-        return message.send(cursor, values)
+class Database:
+    """Sends batches on connections of the pool, none of which is held longer than a transaction.
+
+    :param answer_timeout_seconds: instead of the connections' own
+    """
+
+    def __init__(self, engine: Engine, *, answer_timeout_seconds: float | None = None) -> None:
+        self.engine = engine
+        self._answer_timeout_seconds = answer_timeout_seconds
+
+    def giving_up_after(self, seconds: float) -> "Database":
+        """The same database, for somebody who can't wait for an answer as long as others."""
+        return Database(self.engine, answer_timeout_seconds=seconds)
+
+    def run(self, batch: Batch, /, **values: Any) -> list[Any]:
+        """Send a batch as a transaction of its own; return the rows of its last statement."""
+        with self._cursor() as cursor:
+            return batch.send(cursor, _BOUNDS, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction that ends with the block: an exception in it rolls back."""
+        with self._cursor() as cursor:
+            transaction = Transaction(cursor)
+            yield transaction
+            if transaction.is_open:
+                transaction.commit(_COMMIT)
+
+    @contextmanager
+    def _cursor(self) -> Iterator[DBAPICursor]:
+        borrowed = self.engine.raw_connection()
+        driver = cast(BoundedConnection, borrowed.driver_connection)
+        own_timeout = driver.answer_timeout_seconds
+        driver.answer_timeout_seconds = self._answer_timeout_seconds or own_timeout
+        try:
+            yield borrowed.cursor()
+        except BaseException as error:
+            self._clean_up(borrowed, error)
+            raise
+        finally:
+            driver.answer_timeout_seconds = own_timeout
+            borrowed.close()
+
+    def _clean_up(self, borrowed: PoolProxiedConnection, error: BaseException) -> None:
+        driver = cast(connection, borrowed.driver_connection)
+        if not driver.closed and driver.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            with suppress(psycopg2.Error):
+                driver.cursor().execute("ROLLBACK")
+        if driver.closed:
+            # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes.
+            self.engine.pool._invalidate(borrowed, error)
 
 
-def bound_waits(engine: Engine) -> None:
-    """Bound what statements may wait for, and try a first connection twice: a database that slept may refuse one."""
-    event.listen(engine, "before_cursor_execute", _prefix_with_bounds, retval=True)
+def connect_twice(engine: Engine) -> None:
+    """Try a first connection twice: a database that was asleep may refuse one."""
     event.listen(engine, "do_connect", _connect)
-
-
-def _prefix_with_bounds(
-    connection: Connection, _cursor: object, statement: str, parameters: object, *_: object
-) -> tuple[str, object]:
-    if connection.get_execution_options().get(BOUNDED):
-        statement = _BOUNDS + statement
-    return statement, parameters
 
 
 def _connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:

@@ -65,9 +65,6 @@ def end_request(**facts: object) -> None:
 
 def configure_logging(level: int = logging.INFO) -> None:
     """Write to standard output from now on; a second time changes nothing but the stream."""
-    # What no line shows is not looked up for each. https://docs.python.org/3/howto/logging.html#optimization
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     configured = [handler for handler in root.handlers if handler.name == HANDLER]
     for handler in configured:

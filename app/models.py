@@ -44,10 +44,7 @@ class PaymentKind(StrEnum):
 
 
 class Step(StrEnum):
-    """How far a payment has walked; it only moves forward.
-
-    The one exception is an ask that Stripe certainly did not execute, which is taken back to `accepted`.
-    """
+    """How far an operation has walked: `app/services/operations/engine.py` says what each means."""
 
     ACCEPTED = "accepted"
     ASKED = "asked"
@@ -78,21 +75,13 @@ class PaymentStatus(StrEnum):
 
 # A failed try is no end; and what succeeded may be refunded or disputed, which Stripe lists apart.
 OPEN_PAYMENTS = (
-    "step IN ('taken', 'finished') AND status IN ('checkout_created', 'requires_payment_method',"
-    " 'requires_confirmation', 'requires_action', 'processing', 'requires_capture', 'pending', 'failed')"
+    "status IN ('checkout_created', 'requires_payment_method', 'requires_confirmation', 'requires_action',"
+    " 'processing', 'requires_capture', 'pending', 'failed')"
 )
 
 
-def known_status(stripe_status: str) -> PaymentStatus:
-    """Ours for the status of a payment intent that was just made; one that Stripe has yet to invent is unpaid."""
-    try:
-        return PaymentStatus(stripe_status)
-    except ValueError:
-        return PaymentStatus.REQUIRES_PAYMENT_METHOD
-
-
 class TrackingState(StrEnum):
-    """Whether runs-service knows of the payment and its cost."""
+    """Whether runs-service knows of an operation and its cost; or that nobody but a person can decide about it."""
 
     NONE = "none"
     PENDING = "pending"
@@ -105,17 +94,17 @@ def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=f"known_{column}")
 
 
-def _where_known(column: str, *, unique: bool = False) -> Index:
+def _where_known(table: str, *columns: str) -> Index:
+    """An index of the rows in which the first column says something."""
     return Index(
-        f"{'uq' if unique else 'ix'}_payments_{column}",
-        column,
-        unique=unique,
-        postgresql_where=text(f"{column} IS NOT NULL"),
+        f"ix_{table}_{'_'.join(column.split()[0] for column in columns)}",
+        *map(text, columns),
+        postgresql_where=text(f"{columns[0]} IS NOT NULL"),
     )
 
 
 class Payment(Base):
-    """One payment: what was asked for, how far it has walked, and what its events say it has become."""
+    """What has become of money: what was asked for, and what the payment's events say."""
 
     __tablename__ = "payments"
 
@@ -125,52 +114,27 @@ class Payment(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # What was asked for. The request is kept as it was validated, so that any process can take the payment further.
-    idempotency_key: Mapped[str | None] = mapped_column(String(255))
-    request_hash: Mapped[bytes] = mapped_column(BYTEA)
-    request: Mapped[dict[str, Any]]
+    # Whom it is for.
     org_id: Mapped[str | None] = mapped_column(String(200))
+    # The run that its cost is on. A run of its own is known here once Stripe has answered.
     run_id: Mapped[str | None] = mapped_column(String(200))
     parent_run_id: Mapped[str | None] = mapped_column(String(200))
     brand_id: Mapped[str | None] = mapped_column(String(200))
     campaign_id: Mapped[str | None] = mapped_column(String(200))
+    description: Mapped[str | None] = mapped_column(Text)
+    # `metadata` is SQLAlchemy's own attribute on a model.
+    payment_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
-    # How far it has walked, and who is walking it: only the holder of the lease's token may move it.
-    step: Mapped[str] = mapped_column(String(10))
-    attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
-    lease_token: Mapped[uuid.UUID]
-    lease_until: Mapped[datetime]
-    # What recovery did last and when it tries again, where it had to give up for now.
-    recovery_tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    recover_at: Mapped[datetime | None]
-    # Between these two moments a run may have been made that no row knows.
-    run_search_from: Mapped[datetime | None]
-    run_search_until: Mapped[datetime | None]
-    # JSON and not JSONB, which would put the keys in another order: Stripe is asked again with the same bytes.
-    stripe_params: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    asked_at: Mapped[datetime | None]
-    # Stripe stored a failure for the first idempotency key and was asked under a second one.
-    asked_anew: Mapped[bool] = mapped_column(server_default=text("false"))
-    answer_status: Mapped[int | None] = mapped_column(SmallInteger)
-    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    # What Stripe said when it made the object: where the fold begins.
-    created_as: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-
-    # What Stripe made of it.
+    # What its events say: the columns of `PaymentState` in `app/services/events/projection.py`.
+    status: Mapped[str] = mapped_column(String(30), server_default=PaymentStatus.CREATING)
+    amount_in_cents: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None] = mapped_column(String(3))
     stripe_payment_intent_id: Mapped[str | None] = mapped_column(String(255))
     stripe_checkout_session_id: Mapped[str | None] = mapped_column(String(255))
     stripe_subscription_id: Mapped[str | None] = mapped_column(String(255))
     stripe_invoice_id: Mapped[str | None] = mapped_column(String(255))
     stripe_charge_id: Mapped[str | None] = mapped_column(String(255))
     stripe_customer_id: Mapped[str | None] = mapped_column(String(255))
-
-    # What it has become.
-    status: Mapped[str] = mapped_column(String(30), server_default=PaymentStatus.CREATING)
-    amount_in_cents: Mapped[int | None] = mapped_column(BigInteger)
-    currency: Mapped[str | None] = mapped_column(String(3))
-    description: Mapped[str | None] = mapped_column(Text)
-    # `metadata` is SQLAlchemy's own attribute on a model.
-    payment_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
     amount_received_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     amount_refunded_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     amount_disputed_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
@@ -178,47 +142,28 @@ class Payment(Base):
     failure_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     refund_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     dispute_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    tracking_state: Mapped[str] = mapped_column(String(10))
-    tracking_error: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
         _one_of("kind", PaymentKind),
-        _one_of("step", Step),
         _one_of("status", PaymentStatus),
-        _one_of("tracking_state", TrackingState),
-        CheckConstraint("attempt > 0", name="attempt_counts_from_one"),
         CheckConstraint(
             "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0 AND amount_disputed_in_cents >= 0",
             name="no_negative_amount",
         ),
-        CheckConstraint("(answer_status IS NULL) = (answer IS NULL)", name="answer_is_whole"),
         CheckConstraint(
-            "step <> 'asked' OR (asked_at IS NOT NULL AND stripe_params IS NOT NULL)", name="asked_is_stamped"
-        ),
-        CheckConstraint(
-            "step IN ('accepted', 'asked') OR status = 'rejected'"
+            "status IN ('creating', 'rejected')"
             " OR coalesce(stripe_payment_intent_id, stripe_checkout_session_id) IS NOT NULL",
             name="taken_has_stripe_object",
         ),
-        Index(
-            "uq_payments_app_id_idempotency_key",
-            "app_id",
-            "idempotency_key",
-            unique=True,
-            postgresql_where=text("idempotency_key IS NOT NULL"),
-        ),
-        # What recovery has to look at.
-        Index("ix_payments_lease_until", "lease_until", postgresql_where=text("step <> 'finished'")),
-        _where_known("run_search_until"),
         # What reconciliation reads where Stripe lists the events no more.
         Index("ix_payments_app_id_open", "app_id", "created_at", "id", postgresql_where=text(OPEN_PAYMENTS)),
         # Lists, newest first, and statistics.
         *(
-            Index(f"ix_payments_{column}_created_at", column, text("created_at DESC"), text("id DESC"))
+            _where_known("payments", column, "created_at DESC", "id DESC")
             for column in ("org_id", "run_id", "parent_run_id")
         ),
-        _where_known("brand_id"),
-        _where_known("campaign_id"),
+        _where_known("payments", "brand_id"),
+        _where_known("payments", "campaign_id"),
         # The statistics of a whole app come from this index alone, without a look at the rows.
         Index(
             "ix_payments_app_id_statistics",
@@ -236,17 +181,94 @@ class Payment(Base):
                 "dispute_count",
             ],
         ),
-        # One payment for a Stripe object, and the way from an event to its payment.
-        _where_known("stripe_payment_intent_id", unique=True),
-        _where_known("stripe_checkout_session_id", unique=True),
-        _where_known("stripe_subscription_id"),
-        _where_known("stripe_invoice_id"),
-        _where_known("stripe_charge_id"),
     )
 
 
+class Operation(Base):
+    """One thing that Stripe is asked for, exactly once. The operation that creates a payment has the payment's id."""
+
+    __tablename__ = "operations"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(20))
+    # Deferred, since the operation that creates a payment is inserted before it, in one transaction.
+    payment_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("payments.id", deferrable=True, initially="DEFERRED")
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # The request as it was validated, so that any process can take the operation further.
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_hash: Mapped[bytes] = mapped_column(BYTEA)
+    request: Mapped[dict[str, Any]]
+
+    # How far it has walked, and who is walking it: only the holder of the lease's token may move it. A finished one
+    # has no lease, so that the index of what is left changes with the first and the last step only.
+    step: Mapped[str] = mapped_column(String(10))
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    lease_token: Mapped[uuid.UUID]
+    lease_until: Mapped[datetime | None]
+    # What recovery did last and when it tries again, where it had to give up for now.
+    recovery_tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    recover_at: Mapped[datetime | None]
+
+    # The very bytes of the parameters that Stripe is asked with, again if need be.
+    stripe_params: Mapped[bytes | None] = mapped_column(BYTEA)
+    asked_at: Mapped[datetime | None]
+    # Stripe stored a failure for the first idempotency key and was asked under a second one.
+    asked_anew: Mapped[bool] = mapped_column(server_default=text("false"))
+    # What the caller was answered, less what only Stripe keeps; a retry is given it again.
+    answer_status: Mapped[int | None] = mapped_column(SmallInteger)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    # The run that its cost is on.
+    run_id: Mapped[str | None] = mapped_column(String(200))
+    tracking_state: Mapped[str] = mapped_column(String(10))
+    tracking_error: Mapped[str | None] = mapped_column(Text)
+    # Between these two moments a run may have been made that no operation knows.
+    run_search_from: Mapped[datetime | None]
+    run_search_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("kind", PaymentKind),
+        _one_of("step", Step),
+        _one_of("tracking_state", TrackingState),
+        CheckConstraint("attempt > 0", name="attempt_counts_from_one"),
+        CheckConstraint("(answer_status IS NULL) = (answer IS NULL)", name="answer_is_whole"),
+        CheckConstraint(
+            "step <> 'asked' OR (asked_at IS NOT NULL AND stripe_params IS NOT NULL)", name="asked_is_stamped"
+        ),
+        CheckConstraint("(step = 'finished') = (lease_until IS NULL)", name="unfinished_has_lease"),
+        Index(
+            "uq_operations_app_id_idempotency_key",
+            "app_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        # What recovery has to look at.
+        _where_known("operations", "lease_until"),
+        _where_known("operations", "run_search_until"),
+    )
+
+
+class StripeObject(Base):
+    """Which payment an object of Stripe's belongs to: the way from an event to its payment."""
+
+    __tablename__ = "stripe_objects"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    # In the key, so that no app can claim what is another's.
+    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    payment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("payments.id"))
+
+
 class StripeEvent(Base):
-    """What Stripe said, once: the object as it was then, without secrets."""
+    """A fact: what Stripe said, once; the object as it was then, without secrets.
+
+    What Stripe answered to an operation is a fact as well, under the id `op_<operation>:<attempt>`.
+    """
 
     __tablename__ = "stripe_events"
 
@@ -257,13 +279,15 @@ class StripeEvent(Base):
     type: Mapped[str] = mapped_column(String(255))
     created: Mapped[int] = mapped_column(BigInteger, comment="Stripe's, in seconds since 1970")
     object: Mapped[dict[str, Any]]
-    # The ids by which a payment may know the object.
+    # What the object's changed fields were before, where Stripe says so.
+    previous: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # The ids by which a payment may know the object: its own first.
     refs: Mapped[list[str]] = mapped_column(ARRAY(Text))
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
         Index("ix_stripe_events_payment_id", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
-        # Those that wait for a payment to learn an id of theirs, and are let go when none does.
+        # Those that wait for a payment to learn an id of theirs, and are deleted when none does.
         Index("ix_stripe_events_refs", "refs", postgresql_using="gin", postgresql_where=text("payment_id IS NULL")),
         Index("ix_stripe_events_received_at", "received_at"),
     )

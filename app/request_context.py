@@ -1,18 +1,16 @@
 """What belongs to one request: its id, its deadline, and the services that it works with."""
 
-import random
 import re
 import time
-from collections.abc import Callable
+import uuid
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
-from flask import Flask, Request, Response, current_app
-from flask.globals import app_ctx, request_ctx
+from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
-from app.database import bound_waits
+from app.database import connect_twice
 from app.extensions import db
 from app.logs import begin_request, end_request, noted
 from app.metrics import count_create, count_request, watch_pool
@@ -35,18 +33,10 @@ _PATH_FACTS = {"app_id": "app", "payment_id": "payment", "run_id": "run"}
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-class Application(Flask):
-    """Flask, for views and hooks of which none is a coroutine."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as it is: Flask would look into each, seven times a request."""
-        return func
-
-
 def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
     """Give the application the services that its use cases work with."""
     with app.app_context():
-        bound_waits(db.engine)
+        connect_twice(db.engine)
         app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
         watch_pool(db.engine, limit=settings.db_pool_size)
 
@@ -64,39 +54,35 @@ def services() -> Services:
 
 def call_context() -> CallContext:
     """On whose behalf upstreams are called in this request, and until when."""
-    here = app_ctx.g
-    return CallContext(here.method, here.route, here.request_id, here.deadline)
+    return CallContext(g.method, g.route, g.request_id, g.deadline)
 
 
 def _begin_request() -> None:
-    # The objects themselves: each look at them by way of Flask's proxies takes longer than what is looked for.
-    here, request = app_ctx.g, request_ctx.request
-    here.began_at = time.perf_counter()
+    g.began_at = time.perf_counter()
     # The clock starts before any lease is written, so that the deadline always comes before the lease lapses.
-    here.deadline = Deadline.after(services().settings.request_deadline_seconds)
+    g.deadline = Deadline.after(services().settings.request_deadline_seconds)
     sent_id = request.headers.get("X-Request-ID", "")
-    here.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else _new_request_id()
-    here.method = request.method if request.method in METHODS else OTHER_METHOD
-    here.route = _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
-    begin_request(requestId=here.request_id, method=here.method, route=here.route, **_named_in_path(request))
+    g.request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else _new_request_id()
+    g.method = request.method if request.method in METHODS else OTHER_METHOD
+    g.route = _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
+    begin_request(requestId=g.request_id, method=g.method, route=g.route, **_named_in_path(request))
     if request.content_length and request.content_length > current_app.config["MAX_CONTENT_LENGTH"]:
         raise RequestEntityTooLarge
 
 
 def _end_request(response: Response) -> Response:
-    here, status = app_ctx.g, response.status_code
-    seconds = time.perf_counter() - here.began_at
-    response.headers["X-Request-ID"] = here.request_id
-    count_request(method=here.method, route=here.route, status=status, seconds=seconds)
-    if services().settings.metrics_by_app and request_ctx.request.endpoint in CREATING and (app_id := noted("app")):
-        count_create(app_id=str(app_id), route=here.route, status=status)
-    end_request(status=status, milliseconds=round(seconds * 1000, 1), code=here.get("error_code"))
+    status = response.status_code
+    seconds = time.perf_counter() - g.began_at
+    response.headers["X-Request-ID"] = g.request_id
+    count_request(method=g.method, route=g.route, status=status, seconds=seconds)
+    if services().settings.metrics_by_app and request.endpoint in CREATING and (app_id := noted("app")):
+        count_create(app_id=str(app_id), route=g.route, status=status)
+    end_request(status=status, milliseconds=round(seconds * 1000, 1), code=g.get("error_code"))
     return response
 
 
 def _new_request_id() -> str:
-    # It is to be unlike any other, and no secret: the system's randomness is a call for which the GIL is let go.
-    return f"{random.getrandbits(128):032x}"
+    return uuid.uuid4().hex
 
 
 _template = cache(route_template)

@@ -1,6 +1,5 @@
 """What our HTTP adds to flask-smorest: names, JSON, the parser, the blueprint and the head of the OpenAPI document."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -117,27 +116,13 @@ class OrjsonProvider(JSONProvider):
     """What `jsonify` and `request.json` use."""
 
     def dumps(self, obj: Any, **_: Any) -> str:
-        return _dump(obj).decode()
+        return orjson.dumps(obj).decode()
 
     def loads(self, s: str | bytes, **_: Any) -> Any:
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        return Response(_dump(self._prepare_response_obj(args, kwargs)), content_type="application/json")
-
-
-def _dump(value: Any) -> bytes:
-    return orjson.dumps(value, _with_wire_names, orjson.OPT_PASSTHROUGH_DATACLASS)
-
-
-def _with_wire_names(value: Any) -> dict[str, Any]:
-    """A dataclass's fields by their names on the wire.
-
-    :raises TypeError: when it is no dataclass.
-    """
-    if not dataclasses.is_dataclass(value):
-        raise TypeError
-    return {camel_case(name): inner for name, inner in vars(value).items()}
+        return Response(orjson.dumps(self._prepare_response_obj(args, kwargs)), content_type="application/json")
 
 
 class RequestParser(FlaskParser):

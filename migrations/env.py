@@ -16,7 +16,7 @@ db = current_app.extensions["migrate"].db
 def run_migrations() -> None:
     with db.engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         # An index over a large table takes as long as it takes.
-        connection.connection.dbapi_connection.patience = None
+        connection.connection.dbapi_connection.answer_timeout_seconds = None
         event.listen(connection, "begin", bound_waits_for_locks)
         context.configure(
             connection=connection,

@@ -8,7 +8,9 @@ from unittest.mock import patch
 from sqlalchemy import Connection, text
 
 from app.services import Services
-from app.services.operations.recovery import end_orphan_runs, recover_payments
+from app.services.operations.recovery import recover_operations
+from app.services.payments.kinds import KINDS
+from app.services.payments.orphan_runs import end_orphan_runs
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 
@@ -31,7 +33,9 @@ def made_by_us(stand_ins: StandIns) -> dict[str, list[dict[str, Any]]]:
 
 def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
     """At most one Stripe object a payment, known to its row; its cost once; every run of ours ended."""
-    payments = {str(row.id): row for row in db.execute(text("SELECT * FROM payments"))}
+    payments = {
+        str(row.id): row for row in db.execute(text("SELECT payments.*, step FROM payments JOIN operations USING (id)"))
+    }
     made = made_by_us(stand_ins)
     runs = stand_ins.runs()
     assert {payment_id for payment_id, row in payments.items() if row.step != "finished"} == set()
@@ -53,20 +57,20 @@ def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
 
 def end_orphan_runs_at_once(services: Services, db: Connection) -> list[str]:
     """End orphan runs as if more than a lease had passed since the last call of anybody."""
-    db.execute(text("UPDATE payments SET run_search_until = now() WHERE run_search_until IS NOT NULL"))
+    db.execute(text("UPDATE operations SET run_search_until = now() WHERE run_search_until IS NOT NULL"))
     # The clock of the stand-ins may have been moved: runs are looked for within 40 days.
     anywhere = timedelta(days=40)
     at_once = {"RUNS_CLOCK_SKEW": anywhere, "lease_of": lambda _: -anywhere}
-    with patch.multiple("app.services.operations.recovery", **at_once):
+    with patch.multiple("app.services.payments.orphan_runs", **at_once):
         return list(end_orphan_runs(services, command="flask recover"))
 
 
 def recover_until_quiet(services: Services, db: Connection, *, seconds: float = 60) -> None:
     """Recover, as a worker does for ever, until nothing is left to do."""
-    left = text("SELECT count(*) FROM payments WHERE step <> 'finished' OR run_search_until IS NOT NULL")
+    left = text("SELECT count(*) FROM operations WHERE step <> 'finished' OR run_search_until IS NOT NULL")
 
     def is_quiet() -> bool:
-        list(recover_payments(services, command="flask recover", at_once=True))
+        list(recover_operations(services, KINDS, command="flask recover", at_once=True))
         list(end_orphan_runs(services, command="flask recover"))
         return db.execute(left).scalar_one() == 0
 

@@ -69,6 +69,5 @@ def dispose(application: Flask) -> None:
 
 def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
-    connection.execute(text("DELETE FROM stripe_events"))
-    connection.execute(text("DELETE FROM payments"))
-    connection.execute(text("DELETE FROM event_cursors"))
+    for table in ("operations", "stripe_objects", "stripe_events", "payments", "event_cursors"):
+        connection.execute(text(f"DELETE FROM {table}"))

@@ -3,15 +3,20 @@
 The model keeps a payment's state as plain variables that each action sets, as Stripe does; it folds nothing.
 """
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
 
 from app.models import PaymentKind
-from app.services.events.projection import Creation, Event
+from app.services.events.projection import Projection, project
+from app.services.events.stripe_event import Event, answer_event
 
 AMOUNT = 5000
+PAYMENT_ID = uuid.UUID(int=7)
+BORN_AT = 1_700_000_000
 INTENT, SESSION, CHARGE, SUBSCRIPTION, INVOICE = "pi_1", "cs_1", "ch_1", "sub_1", "in_1"
 
 
@@ -22,7 +27,7 @@ class Life:
     kind: PaymentKind
     subscription: bool = False
     old_api: bool = False
-    now: int = 1_700_000_000
+    now: int = BORN_AT
     events: list[Event] = field(default_factory=list)
     status: str = "requires_payment_method"
     paid: bool = False
@@ -34,18 +39,19 @@ class Life:
     disputes: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
-    def creation(self) -> Creation:
-        is_intent = self.kind is PaymentKind.PAYMENT_INTENT
-        return Creation(
-            kind=self.kind,
-            status="requires_payment_method" if is_intent else "checkout_created",
-            amount_in_cents=AMOUNT,
-            currency="usd",
-            payment_intent_id=INTENT if is_intent else None,
-            checkout_session_id=None if is_intent else SESSION,
-            subscription_id=None,
-            customer_id=None,
-        )
+    def creation(self) -> Event:
+        """What Stripe answered when it made the payment's object."""
+        if self.kind is PaymentKind.PAYMENT_INTENT:
+            made = {"id": INTENT, "object": "payment_intent", "amount": AMOUNT, "status": "requires_payment_method"}
+            return answer_event(PAYMENT_ID, 1, "payment_intent.created", made | {"currency": "usd", "created": BORN_AT})
+        made = {"id": SESSION, "object": "checkout.session", "amount_total": AMOUNT, "payment_intent": None}
+        return answer_event(PAYMENT_ID, 1, "checkout.session.created", made | {"currency": "usd", "created": BORN_AT})
+
+    def projection_of(self, events: Sequence[Event]) -> Projection:
+        """What the fold makes of the payment, told by these events."""
+        projection = project(PAYMENT_ID, self.kind, [self.creation, *events])
+        assert projection
+        return projection
 
     def tell(self, kind: str, stripe_object: dict[str, Any]) -> None:
         """Stripe makes an event; ids are in no order."""

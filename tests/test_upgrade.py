@@ -59,12 +59,30 @@ def previous_version(tmp_path: Path) -> Path:
     return tmp_path
 
 
+RUNS_BESIDE_PREVIOUS = getattr(MIGRATIONS[-1].module, "RUNS_BESIDE_PREVIOUS", True)
+
+
 class TestPreviousVersion:
     @pytest.mark.skipif(not is_known_to_git(), reason="the version before is known to git only")
-    def test_it_serves_on_the_newest_schema(
+    def test_it_serves_on_the_newest_schema_or_does_nothing(
         self, environment: dict[str, str], stand_ins: StandIns, app: Flask, previous_version: Path
     ) -> None:
-        """Fails when a migration drops or renames what the version before it uses, or adds what it doesn't fill in."""
+        """Fails when a migration drops or renames what the version before it uses, or adds what it doesn't fill in,
+        and doesn't say so; and when one that says so lets the version before ask anybody for anything.
+        """
+        serve = self.serves if RUNS_BESIDE_PREVIOUS else self.does_nothing
+        serve(environment, stand_ins, previous_version)
+
+    def does_nothing(self, environment: dict[str, str], stand_ins: StandIns, previous_version: Path) -> None:
+        with WebProcess.start(environment, directory=previous_version) as web:
+            refused = [web.post("/payment-intent/create", intent()), web.post("/checkout/create", checkout())]
+            told = event("payment_intent.succeeded", paid_intent("pi_1"))
+
+            assert [answer.status_code for answer in refused] == [500, 500]
+            assert try_to_deliver(web, told) == 500
+        assert stand_ins.effects() == []
+
+    def serves(self, environment: dict[str, str], stand_ins: StandIns, previous_version: Path) -> None:
         with WebProcess.start(environment, directory=previous_version) as web:
             made = web.post("/payment-intent/create", intent())
             opened = web.post("/checkout/create", checkout())

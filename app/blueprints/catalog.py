@@ -105,5 +105,5 @@ def show_coupon(query: dict[str, str], coupon_id: str) -> Any:
 
 def _ask(use_case: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Every route here waits for Stripe, so it takes one of the places for that."""
-    with services().slots.hold():
+    with services().upstream_limit.hold():
         return use_case(*arguments, **options, services=services(), context=call_context())

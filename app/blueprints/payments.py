@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from app.models import PaymentKind
 from app.request_context import call_context, services
 from app.schemas.payments import (
     CheckoutCreatedSchema,
@@ -11,7 +10,9 @@ from app.schemas.payments import (
     PaymentIntentCreatedSchema,
     PaymentIntentCreateSchema,
 )
-from app.services.payments.create import PaymentRequest, create_payment
+from app.services.operations.accept import OperationRequest, perform
+from app.services.operations.kind import Kind
+from app.services.payments.kinds import CREATE_CHECKOUT_SESSION, CREATE_PAYMENT_INTENT
 from app.web import Blueprint
 
 blp = Blueprint("payments", __name__, description="Creating payments.")
@@ -26,7 +27,7 @@ CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504)
 @blp.errors(*CREATE_ERRORS)
 def create_checkout(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Create a checkout session, a page of Stripe's on which the customer pays."""
-    return _create(PaymentKind.CHECKOUT_SESSION, body, headers)
+    return _create(CREATE_CHECKOUT_SESSION, body, headers)
 
 
 @blp.route("/payment-intent/create", methods=["POST"])
@@ -36,10 +37,10 @@ def create_checkout(body: dict[str, Any], headers: dict[str, str]) -> dict[str, 
 @blp.errors(*CREATE_ERRORS)
 def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Create a payment intent, for a page of the caller's own."""
-    return _create(PaymentKind.PAYMENT_INTENT, body, headers)
+    return _create(CREATE_PAYMENT_INTENT, body, headers)
 
 
-def _create(kind: PaymentKind, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    request = PaymentRequest(kind=kind, body=body, idempotency_key=headers.get("idempotency_key"))
-    with services().slots.hold():
-        return create_payment(request, services=services(), context=call_context())
+def _create(kind: Kind[Any], body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    request = OperationRequest(kind=kind, body=body, idempotency_key=headers.get("idempotency_key"))
+    with services().upstream_limit.hold():
+        return perform(request, services=services(), context=call_context())

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from flask import Response, jsonify
-
 from app.request_context import services
 from app.schemas.stats import StatsFilterSchema, StatsQuerySchema, StatsSchema
 from app.schemas.status import PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
@@ -17,42 +15,42 @@ blp = Blueprint("status", __name__, description="Asking what has become of payme
 @blp.route("/status/<payment_id>")
 @blp.response(200, PaymentStatusSchema)
 @blp.errors(401, 403, 404, 503)
-def show_payment(payment_id: str) -> Response:
+def show_payment(payment_id: str) -> dict[str, Any]:
     """Show a payment and what happened to it."""
-    return jsonify(find_payment(payment_id, services=services()))
+    return find_payment(payment_id, services=services())
 
 
 @blp.route("/status/by-org/<org_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_org(page: dict[str, Any], org_id: str) -> Response:
+def list_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
     """List the payments of an organisation."""
-    return jsonify(list_payments_of_org(org_id, **page, services=services()))
+    return list_payments_of_org(org_id, **page, services=services())
 
 
 @blp.route("/status/by-run/<run_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_run(page: dict[str, Any], run_id: str) -> Response:
+def list_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
     """List the payments of a run, whether it is the payment's own or the caller's."""
-    return jsonify(list_payments_of_run(run_id, **page, services=services()))
+    return list_payments_of_run(run_id, **page, services=services())
 
 
 @blp.route("/stats", methods=["POST"])
 @blp.arguments(StatsFilterSchema, required=False)
 @blp.response(200, StatsSchema)
 @blp.errors(400, 401, 403, 413, 415, 503)
-def compute_stats(filters: dict[str, Any]) -> Response:
+def compute_stats(filters: dict[str, Any]) -> dict[str, Any]:
     """Compute statistics over payments."""
-    return jsonify(compute_statistics(filters, services=services()))
+    return compute_statistics(filters, services=services())
 
 
 @blp.route("/stats")
 @blp.arguments(StatsQuerySchema, location="query")
 @blp.response(200, StatsSchema)
 @blp.errors(400, 401, 403, 503)
-def show_stats(filters: dict[str, Any]) -> Response:
+def show_stats(filters: dict[str, Any]) -> dict[str, Any]:
     """Show statistics over payments."""
-    return jsonify(compute_statistics(filters, services=services()))
+    return compute_statistics(filters, services=services())

@@ -41,12 +41,19 @@ class Metadata(Dict):
 
 
 class Currency(String):
-    """An ISO 4217 code, in either case."""
+    """An ISO 4217 code, in either case.
 
-    def __init__(self, **kwargs: Any) -> None:
+    :param default: what the service takes where the caller sends none, and the schema adds none
+    """
+
+    def __init__(self, *, default: str | None = None, **kwargs: Any) -> None:
         super().__init__(
             validate=[Length(equal=3), WholeMatch(r"^[A-Za-z]{3}$", error="Must be three letters.")],
-            metadata={"description": "ISO 4217, lower-cased by the service.", "example": "usd"},
+            metadata={
+                "description": "ISO 4217, lower-cased by the service.",
+                "example": "usd",
+                **({} if default is None else {"default": default}),
+            },
             **kwargs,
         )
 
@@ -130,7 +137,7 @@ class CheckoutCreateSchema(_TrackedSchema):
         required=True,
         metadata={"description": "Where the customer goes to turn back.", "example": "http://localhost:3000/cart"},
     )
-    mode = String(validate=OneOf(["payment", "subscription"]), load_default="payment")
+    mode = String(validate=OneOf(["payment", "subscription"]), metadata={"default": "payment"})
     customer_email = Text(
         max_length=512, metadata={"description": "Prefills the page; not used when a customer is given."}
     )
@@ -155,12 +162,12 @@ class PaymentIntentCreateSchema(_TrackedSchema):
         validate=Range(min=1, max=MAX_AMOUNT_IN_CENTS),
         metadata={"description": "In the currency's smallest unit.", "example": 2000},
     )
-    currency = Currency(load_default="usd")
+    currency = Currency(default="usd")
     description = Text(max_length=1_000)
 
     @post_load
     def _lower_currency(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {**data, "currency": data["currency"].lower()}
+        return {**data, "currency": data["currency"].lower()} if "currency" in data else data
 
 
 class CheckoutCreatedSchema(CamelCaseSchema):

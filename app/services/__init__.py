@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.database import BOUNDED
-from app.services.concurrency import Slots
+from app.database import Database
+from app.services.concurrency import ConcurrencyLimit
 from app.services.events.webhook_secrets import AppSecrets
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
@@ -15,18 +15,18 @@ from app.services.upstreams.stripe import Stripe
 
 @dataclass(frozen=True)
 class Services:
-    """What a use case works with; on `database` every statement commits by itself."""
+    """What a use case works with."""
 
     settings: Settings
-    database: Engine
+    database: Database
     keys: KeyClient
     runs: RunsClient
     stripe: Stripe
     app_secrets: AppSecrets
-    slots: Slots
+    upstream_limit: ConcurrencyLimit
 
     @classmethod
-    def connect(cls, settings: Settings, database: Engine) -> "Services":
+    def connect(cls, settings: Settings, engine: Engine) -> "Services":
         """Build the clients from the settings; nothing is sent yet."""
         keys = KeyClient(
             url=settings.key_service_url,
@@ -40,5 +40,5 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        bounded = database.execution_options(**{BOUNDED: True})
-        return cls(settings, bounded, keys, runs, stripe, AppSecrets(keys), Slots(settings.web_threads))
+        limit = ConcurrencyLimit(settings.web_threads)
+        return cls(settings, Database(engine), keys, runs, stripe, AppSecrets(keys), limit)

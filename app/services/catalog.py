@@ -4,22 +4,29 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeVar
 
-from stripe.params import CouponCreateParams, PriceCreateParams, ProductCreateParams
+from stripe.params import CouponCreateParams, PriceCreateParams, PriceListParams, ProductCreateParams
 
-from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound, UpstreamError
 from app.services import Services
+from app.services.events.stripe_object import cents_of, currency_of, id_of, optional, required, text_of
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import (
-    Coupon,
+    UPSTREAM,
     IdempotencyKeyExecuting,
     IdempotencyMismatch,
     NoSuchObject,
     ObjectExists,
-    Price,
-    Product,
+    Resource,
+    require_possible_id,
 )
+
+T = TypeVar("T")
+
+MAX_PRICES = 10_000
 
 # What Stripe calls by the same names as we do.
 _PRODUCT_FIELDS: Final = ("id", "name", "description", "metadata")
@@ -32,6 +39,79 @@ _COUPON_FIELDS: Final = (
     "max_redemptions",
     "metadata",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What we use of Stripe's product."""
+
+    id: str
+    name: str
+    description: str | None
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> "Product":
+        """:raises KeyError, TypeError, ValueError: when it isn't one."""
+        return cls(
+            id=required(id_of(answer["id"])),
+            name=required(text_of(answer["name"])),
+            description=text_of(answer.get("description")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What we use of Stripe's price. The amount is in the currency's smallest unit; a tiered price has none."""
+
+    id: str
+    product_id: str
+    unit_amount: int | None
+    currency: str
+    active: bool
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> "Price":
+        """:raises KeyError, TypeError, ValueError: when it isn't one."""
+        return cls(
+            id=required(id_of(answer["id"])),
+            product_id=required(id_of(answer["product"])),
+            # It may be negative: the price of a credit is.
+            unit_amount=optional(int, answer.get("unit_amount")),
+            currency=required(currency_of(answer["currency"])),
+            active=bool(answer["active"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coupon:
+    """What we use of Stripe's coupon. It takes off a percentage, or an amount in the currency's smallest unit."""
+
+    id: str
+    name: str | None
+    percent_off: float | None
+    amount_off: int | None
+    currency: str | None
+    duration: str
+    valid: bool
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> "Coupon":
+        """:raises KeyError, TypeError, ValueError: when it isn't one."""
+        return cls(
+            id=required(id_of(answer["id"])),
+            name=text_of(answer.get("name")),
+            percent_off=optional(float, answer.get("percent_off")),
+            amount_off=optional(cents_of, answer.get("amount_off")),
+            currency=optional(currency_of, answer.get("currency")),
+            duration=required(text_of(answer["duration"])),
+            valid=bool(answer["valid"]),
+        )
+
+
+# https://docs.stripe.com/api/products, /prices, /coupons
+PRODUCTS = Resource("/v1/products", "product", Product.read)
+PRICES = Resource("/v1/prices", "price", Price.read)
+COUPONS = Resource("/v1/coupons", "coupon", Coupon.read)
 
 
 @contextmanager
@@ -53,7 +133,6 @@ def _not_found(sentence: str) -> Iterator[None]:
         raise NotFound(sentence) from None
 
 
-@_answering_for_the_callers_key()
 def create_product(
     body: Mapping[str, Any], *, idempotency_key: str | None, services: Services, context: CallContext
 ) -> Product:
@@ -62,17 +141,12 @@ def create_product(
     :raises IdempotencyKeyReused, IdempotencyKeyInUse: when another request has, or had, the caller's key.
     :raises ServiceError: as the contract's table of errors says.
     """
-    app_id, params = body["app_id"], _product_params(body)
-    stripe_key = _stripe_key("products", app_id, idempotency_key)
-    try:
-        return services.stripe.create_product(app_id, params, idempotency_key=stripe_key, context=context)
-    except ObjectExists:
-        if "id" not in body:
-            raise
-        return services.stripe.retrieve_product(app_id, body["id"], context)
+    params = _product_params(body)
+    return _create(
+        PRODUCTS, body["app_id"], params, idempotency_key=idempotency_key, services=services, context=context
+    )
 
 
-@_answering_for_the_callers_key()
 def create_price(
     body: Mapping[str, Any], *, idempotency_key: str | None, services: Services, context: CallContext
 ) -> Price:
@@ -81,12 +155,10 @@ def create_price(
     :raises IdempotencyKeyReused, IdempotencyKeyInUse: when another request has, or had, the caller's key.
     :raises ServiceError: as the contract's table of errors says.
     """
-    app_id, params = body["app_id"], _price_params(body)
-    stripe_key = _stripe_key("prices", app_id, idempotency_key)
-    return services.stripe.create_price(app_id, params, idempotency_key=stripe_key, context=context)
+    params = _price_params(body)
+    return _create(PRICES, body["app_id"], params, idempotency_key=idempotency_key, services=services, context=context)
 
 
-@_answering_for_the_callers_key()
 def create_coupon(
     body: Mapping[str, Any], *, idempotency_key: str | None, services: Services, context: CallContext
 ) -> Coupon:
@@ -95,14 +167,8 @@ def create_coupon(
     :raises IdempotencyKeyReused, IdempotencyKeyInUse: when another request has, or had, the caller's key.
     :raises ServiceError: as the contract's table of errors says.
     """
-    app_id, params = body["app_id"], _coupon_params(body)
-    stripe_key = _stripe_key("coupons", app_id, idempotency_key)
-    try:
-        return services.stripe.create_coupon(app_id, params, idempotency_key=stripe_key, context=context)
-    except ObjectExists:
-        if "id" not in body:
-            raise
-        return services.stripe.retrieve_coupon(app_id, body["id"], context)
+    params = _coupon_params(body)
+    return _create(COUPONS, body["app_id"], params, idempotency_key=idempotency_key, services=services, context=context)
 
 
 @_not_found("Product not found")
@@ -112,7 +178,7 @@ def find_product(product_id: str, *, app_id: str, services: Services, context: C
     :raises NotFound: when there is no such product.
     :raises ServiceError: as the contract's table of errors says.
     """
-    return services.stripe.retrieve_product(app_id, product_id, context)
+    return services.stripe.retrieve(PRODUCTS, app_id, product_id, context)
 
 
 @_not_found("Price not found")
@@ -122,7 +188,7 @@ def find_price(price_id: str, *, app_id: str, services: Services, context: CallC
     :raises NotFound: when there is no such price.
     :raises ServiceError: as the contract's table of errors says.
     """
-    return services.stripe.retrieve_price(app_id, price_id, context)
+    return services.stripe.retrieve(PRICES, app_id, price_id, context)
 
 
 @_not_found("Product not found")
@@ -130,9 +196,17 @@ def list_prices(product_id: str, *, app_id: str, services: Services, context: Ca
     """All active prices of a product, newest first.
 
     :raises NotFound: when Stripe says that there is no such product.
+    :raises UpstreamError: also when there are more than `MAX_PRICES`.
     :raises ServiceError: as the contract's table of errors says.
     """
-    return services.stripe.list_active_prices(app_id, product_id, context)
+    require_possible_id(product_id)
+    filters: PriceListParams = {"product": product_id, "active": True}
+    prices = services.stripe.list(PRICES, app_id, filters, new_context=lambda: context)
+    listed = list(islice(prices, MAX_PRICES + 1))
+    if len(listed) > MAX_PRICES:
+        too_many = f"{UPSTREAM} lists more than {MAX_PRICES} active prices of this product"
+        raise UpstreamError(UPSTREAM, reason="the list is too long", sentence=too_many)
+    return listed
 
 
 @_not_found("Coupon not found")
@@ -142,10 +216,30 @@ def find_coupon(coupon_id: str, *, app_id: str, services: Services, context: Cal
     :raises NotFound: when there is no such coupon.
     :raises ServiceError: as the contract's table of errors says.
     """
-    return services.stripe.retrieve_coupon(app_id, coupon_id, context)
+    return services.stripe.retrieve(COUPONS, app_id, coupon_id, context)
 
 
-def _stripe_key(resource: str, app_id: str, idempotency_key: str | None) -> str:
+@_answering_for_the_callers_key()
+def _create(
+    resource: Resource[T],
+    app_id: str,
+    params: Mapping[str, Any],
+    *,
+    idempotency_key: str | None,
+    services: Services,
+    context: CallContext,
+) -> T:
+    """Create an object, or return the one that has the id in the parameters."""
+    stripe_key = _stripe_key(resource, app_id, idempotency_key)
+    try:
+        return services.stripe.create(resource, app_id, params, idempotency_key=stripe_key, context=context)
+    except ObjectExists:
+        if "id" not in params:
+            raise
+        return services.stripe.retrieve(resource, app_id, params["id"], context)
+
+
+def _stripe_key(resource: Resource[Any], app_id: str, idempotency_key: str | None) -> str:
     """The idempotency key for Stripe: the caller's, scoped to what is made and to the app, or a fresh one.
 
     Several apps may have one Stripe account. None of the parts can hold a line end, so that no two scopes meet; the
@@ -153,7 +247,7 @@ def _stripe_key(resource: str, app_id: str, idempotency_key: str | None) -> str:
     """
     if idempotency_key is None:
         return str(uuid.uuid4())
-    scoped = "\n".join((resource, app_id, idempotency_key))
+    scoped = "\n".join((resource.path.removeprefix("/v1/"), app_id, idempotency_key))
     return f"catalog-{hashlib.sha256(scoped.encode()).hexdigest()}"
 
 

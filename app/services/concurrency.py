@@ -1,4 +1,4 @@
-"""Slots: how many requests may wait for upstreams at once, so that reads, webhooks and health keep threads."""
+"""How many requests may wait for upstreams at once, so that reads, webhooks and health keep threads."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from app.errors import Overloaded
 
 
-class Slots:
+class ConcurrencyLimit:
     """A bounded number of places; who finds none free is refused at once rather than answered late."""
 
     def __init__(self, threads: int) -> None:

@@ -1,1 +1,1 @@
-"""What requests cost, and what they take on a large database: `python -m tests.bench.routes`, `tests.bench.rows`."""
+"""What requests cost, beside another checkout and on a large database: `tests.bench.routes`, `.compare`, `.rows`."""

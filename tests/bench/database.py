@@ -14,6 +14,8 @@ from tests.web import ROOT, clean_environment
 
 # The embedded server that commits durably; that of the tests doesn't.
 SERVER = "bench"
+# By this PostgreSQL tells the benchmarks' own connections from those of the service.
+APPLICATION_NAME = "bench"
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def connect(url: str) -> Engine:
 
 def _engine(url: str) -> Engine:
     # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3.
-    return create_engine(make_url(url).set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT")
+    driver_url = make_url(url).set(drivername="postgresql+psycopg2")
+    return create_engine(driver_url, isolation_level="AUTOCOMMIT", connect_args={"application_name": APPLICATION_NAME})
 
 
 def _execute(engine: Engine, statement: str) -> None:

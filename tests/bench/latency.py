@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.bench.load import Load, drive, send_all
 from tests.bench.service import MeasuredService, measured_service
-from tests.bench.traffic import Traffic
+from tests.bench.traffic import Effects, Traffic
 
 # Each occupies a thread of the service for as long as a create takes.
 CREATING_CONNECTIONS = 16
@@ -50,7 +50,7 @@ def measure_under_latency(latency_ms: float, *, workers: int) -> LatencyFigures:
         print("reads alone, then with creates", file=sys.stderr)
         alone = drive(service.web.port, _for_seconds(SECONDS, reads), connections=READING_CONNECTIONS)
         created, read = asyncio.run(_create_and_read(service, creates, reads))
-        service.require_effects(creates=len(created.latencies), events=0)
+        service.require_effects(Effects(created=len(created.latencies)))
     return LatencyFigures(
         latency_ms=latency_ms,
         creates_per_second=created.per_second,

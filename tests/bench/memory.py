@@ -35,5 +35,5 @@ def measure_memory(*, workers: int) -> MemoryFigures:
             print(f"{requests} requests", file=sys.stderr)
             drive(service.web.port, traffic.mixed(requests), connections=CONNECTIONS)
             sizes.append(service.web.rss_bytes() / 2**20)
-        service.require_effects(creates=traffic.creates, events=traffic.events)
+        service.require_effects(traffic.effects)
     return MemoryFigures(*sizes)

@@ -7,7 +7,7 @@ from unittest import mock
 
 from sqlalchemy import Connection, Engine
 
-from app.patience import PatientCursor
+from app.database import Batch
 
 _BOUND = re.compile(r"SET LOCAL [^;]+; ")
 _WHOLE_TABLE = re.compile(r"Seq Scan on (payments|stripe_events)\b")
@@ -26,13 +26,14 @@ def reads_whole_table(plan: str) -> bool:
 
 def _sent_by(request: Callable[[], object]) -> list[tuple[str, Any]]:
     sent = []
-    execute = PatientCursor.execute
+    send = Batch.send
 
-    def remember(cursor: PatientCursor, query: str, values: Any = None) -> None:
-        sent.append((_BOUND.sub("", query), values))
-        execute(cursor, query, values)
+    def remember(batch: Batch, cursor: Any, prefix: str, values: Any) -> list[Any]:
+        for query in cursor.mogrify(batch._text, batch.processed(values)).decode().split("; "):
+            sent.append((_BOUND.sub("", query), None))
+        return send(batch, cursor, prefix, values)
 
-    with mock.patch.object(PatientCursor, "execute", remember):
+    with mock.patch.object(Batch, "send", remember):
         request()
     return sent
 

@@ -5,8 +5,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -101,16 +101,25 @@ def _running(command: list[str], environment: Mapping[str, str], port: int) -> "
             print(*output.readlines()[-LINES_SHOWN:], sep="", file=sys.stderr)
             raise
         finally:
-            _end_process(process)
+            end_process(process, seconds=STOP_SECONDS)
 
 
-def _end_process(process: "subprocess.Popen[str]") -> None:
+def end_process(process: "subprocess.Popen[str]", *, seconds: float) -> None:
+    """Ask a process to end; when it hasn't after so many seconds, kill it and what it has started."""
     process.terminate()
     try:
-        process.wait(timeout=STOP_SECONDS)
+        process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
+        descendants = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+        _kill(descendants)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _accepts_connections(port: int, process: "subprocess.Popen[str]") -> bool:

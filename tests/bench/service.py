@@ -9,9 +9,18 @@ from sqlalchemy import text
 from tests.bench import population
 from tests.bench.database import connect, fresh_database
 from tests.bench.processes import WebServer, upstreams, web_server
-from tests.bench.traffic import APP, FIRST_UNPAID, PAID_PAYMENTS
+from tests.bench.traffic import APP, FIRST_UNPAID, PAID_PAYMENTS, Effects
 from tests.web import API_KEY
 from tests.webhooks import SECRET
+
+# What requests have left, in the order of `Effects`. The payments and events of the population are no part of it.
+_EFFECTS = text("""
+    SELECT
+        count(*) FILTER (WHERE app_id = :app AND step = 'finished' AND tracking_state = 'complete'),
+        count(*) FILTER (WHERE org_id = :unpaid AND status = 'succeeded'),
+        (SELECT count(*) FROM stripe_events WHERE payment_id IS NULL)
+    FROM payments
+""")
 
 
 class MissingEffect(Exception):
@@ -26,19 +35,15 @@ class MeasuredService:
     yardstick: WebServer
     database_url: str
 
-    def require_effects(self, *, creates: int, events: int) -> None:
-        """Check that so many payments were made to the end, and so many were paid by an event.
+    def require_effects(self, expected: Effects) -> None:
+        """Check that the requests left what they should in the database.
 
-        :raises MissingEffect: when there are more or fewer.
+        :raises MissingEffect: when they left more or less.
         """
-        counts = text(
-            "SELECT count(*) FILTER (WHERE app_id = :app AND step = 'finished' AND tracking_state = 'complete'),"
-            " count(*) FILTER (WHERE org_id = :unpaid AND status = 'succeeded') FROM payments"
-        )
         with connect(self.database_url).connect() as connection:
-            made, paid = connection.execute(counts, {"app": APP, "unpaid": population.ORG_OF_THE_UNPAID}).one()
-        if (made, paid) != (creates, events):
-            raise MissingEffect(f"{creates} creates finished {made} payments, {events} events paid {paid}")
+            counts = connection.execute(_EFFECTS, {"app": APP, "unpaid": population.ORG_OF_THE_UNPAID}).one()
+        if (found := Effects(*counts)) != expected:
+            raise MissingEffect(f"expected {expected}, found {found}")
 
 
 @contextmanager

@@ -41,10 +41,20 @@ class Route:
     is_answered_by: Callable[[Any], bool]
 
 
+@dataclass(frozen=True)
+class Effects:
+    """What requests leave in the database: payments created, payments paid by an event, events of no payment."""
+
+    created: int = 0
+    paid: int = 0
+    unmatched: int = 0
+
+
 class Traffic:
     """The requests for all routes; `sent` counts what was handed out.
 
-    New events are each about the next unpaid payment, so that no two are alike.
+    A new event that pays is about the next unpaid payment, one that matches no payment about a new customer, so that no
+    two are alike.
     """
 
     def __init__(self) -> None:
@@ -59,14 +69,15 @@ class Traffic:
 
     def mixed(self, count: int) -> Iterator[bytes]:
         """Requests for all routes, mostly webhooks and looks at a payment."""
-        names = ("webhook-new", "status", "intent-create", "webhook-new", "status", "webhook-duplicate", "webhook-new")
-        turns = itertools.cycle((*names, "status-by-org", "checkout-create", "stats"))
+        names = ("webhook-paid", "status", "intent-create", "webhook-unmatched", "status", "webhook-duplicate")
+        turns = itertools.cycle((*names, "webhook-paid", "status-by-org", "checkout-create", "stats"))
         for name in itertools.islice(turns, count):
             yield from self.take(name, 1)
 
     def _routes(self) -> Iterator[Route]:
         received = {"received": True}
-        yield Route("webhook-new", 1.6, map(_webhook, self._unpaid), lambda answer: answer == received)
+        yield Route("webhook-paid", 1.6, map(_paid, self._unpaid), lambda answer: answer == received)
+        yield Route("webhook-unmatched", 1.6, map(_unmatched, itertools.count(1)), lambda answer: answer == received)
         yield Route("webhook-duplicate", 1.4, self._duplicates(), lambda answer: answer == received)
         yield Route("intent-create", 8, _post("/payment-intent/create", INTENT), lambda answer: answer["clientSecret"])
         yield Route("checkout-create", 8, _post("/checkout/create", CHECKOUT), lambda answer: answer["url"])
@@ -76,18 +87,17 @@ class Traffic:
         yield Route("stats", 1.5, _post("/stats", counts), lambda answer: answer["totalPayments"] == 1000)
 
     @property
-    def creates(self) -> int:
-        """How many payments were to be made so far."""
-        return self.sent["intent-create"] + self.sent["checkout-create"]
-
-    @property
-    def events(self) -> int:
-        """How many events were sent so far, each counted once."""
-        return self.sent["webhook-new"] + min(self.sent["webhook-duplicate"], DUPLICATED_EVENTS)
+    def effects(self) -> Effects:
+        """What the requests so far must have left; a duplicated event leaves what it left the first time."""
+        return Effects(
+            created=self.sent["intent-create"] + self.sent["checkout-create"],
+            paid=self.sent["webhook-paid"] + min(self.sent["webhook-duplicate"], DUPLICATED_EVENTS),
+            unmatched=self.sent["webhook-unmatched"],
+        )
 
     def _duplicates(self) -> Iterator[bytes]:
         for number in itertools.cycle(list(itertools.islice(self._unpaid, DUPLICATED_EVENTS))):
-            yield _webhook(number)
+            yield _paid(number)
 
 
 def http(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
@@ -112,27 +122,47 @@ def _statuses() -> Iterator[bytes]:
         yield http("GET", f"/status/{payment_id(number)}")
 
 
-def _webhook(number: int) -> bytes:
-    payload = _EVENT.replace(b"NUMBER", str(number).encode()).replace(b"PAYMENT", str(payment_id(number)).encode())
+def _paid(number: int) -> bytes:
+    """The webhook that pays an unpaid payment."""
+    payload = _PAID_EVENT.replace(b"NUMBER", str(number).encode()).replace(b"PAYMENT", str(payment_id(number)).encode())
+    return _webhook(payload)
+
+
+def _unmatched(number: int) -> bytes:
+    """A webhook about an object that belongs to no payment."""
+    return _webhook(_UNMATCHED_EVENT.replace(b"NUMBER", str(number).encode()))
+
+
+def _webhook(payload: bytes) -> bytes:
     return http("POST", "/webhooks/stripe", payload, **{"Stripe-Signature": sign(payload)})
 
 
-def _event() -> bytes:
-    """`payment_intent.succeeded` as Stripe sends it, indented, and with so much metadata that it has its 4 KB."""
-    metadata = {"paymentId": "PAYMENT", "appId": "app_1"}
+def _paid_event() -> bytes:
     intent = FIXTURES["payment_intent"] | {
         "id": "pi_bench_NUMBER",
         "status": "succeeded",
         "amount_received": 2000,
         "latest_charge": "ch_bench_NUMBER",
         "next_action": None,
-        "metadata": metadata,
+        "metadata": {"paymentId": "PAYMENT", "appId": "app_1"},
     }
-    event = FIXTURES["event"] | {"id": "evt_NUMBER", "type": "payment_intent.succeeded", "created": 1_770_000_000}
-    event["data"] = {"object": intent}
+    return _event("evt_NUMBER", "payment_intent.succeeded", intent)
+
+
+def _unmatched_event() -> bytes:
+    customer = FIXTURES["customer"] | {"id": "cus_bench_NUMBER", "metadata": {}}
+    return _event("evt_customer_NUMBER", "customer.created", customer)
+
+
+def _event(event_id: str, event_type: str, stripe_object: dict[str, Any]) -> bytes:
+    """An event as Stripe sends it, indented, and with so much metadata that it has its 4 KB."""
+    event = FIXTURES["event"] | {"id": event_id, "type": event_type, "created": 1_770_000_000}
+    event["data"] = {"object": stripe_object}
+    metadata = stripe_object["metadata"]
     while (missing := EVENT_BYTES - len(json.dumps(event, indent=2))) > 0:
         metadata[f"note{len(metadata)}"] = "x" * min(missing, METADATA_VALUE_LENGTH)
     return json.dumps(event, indent=2).encode()
 
 
-_EVENT = _event()
+_PAID_EVENT = _paid_event()
+_UNMATCHED_EVENT = _unmatched_event()

@@ -614,10 +614,10 @@ class TestOutages:
         self, client: FlaskClient, settings: Settings, stand_ins: StandIns, ask: Ask
     ) -> None:
         calls = len(stand_ins.ledger())
-        slots = client.application.extensions["stripe-service"].slots
+        limit = client.application.extensions["stripe-service"].upstream_limit
         with ExitStack() as places:
             for _ in range(settings.web_threads * 3 // 4):
-                places.enter_context(slots.hold())
+                places.enter_context(limit.hold())
             response = ask(client)
 
         assert (response.status_code, response.json["code"]) == (503, "overloaded")

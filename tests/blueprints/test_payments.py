@@ -25,7 +25,7 @@ def stripe_objects(stand_ins: StandIns, kind: str) -> list[dict[str, Any]]:
 
 
 def row(db: Connection) -> Any:
-    return db.execute(text("SELECT * FROM payments")).one()
+    return db.execute(text("SELECT * FROM operations JOIN payments USING (id)")).one()
 
 
 class TestCreate:
@@ -365,7 +365,7 @@ class TestIdempotencyKey:
         headers = {"Idempotency-Key": "once"}
         client.post(INTENT, json=intent(), headers=headers)
         db.execute(
-            text("UPDATE payments SET answer = NULL, answer_status = NULL, step = 'asked',"
+            text("UPDATE operations SET answer = NULL, answer_status = NULL, step = 'asked',"
                  " lease_until = now() + interval '1 minute'")
         )  # fmt: skip
         response = client.post(INTENT, json=intent(), headers=headers)

@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+import orjson
 import pytest
 from flask.testing import FlaskClient
 from marshmallow import Schema
@@ -42,7 +43,7 @@ def pay(client: FlaskClient, payment_id: str, **fields: Any) -> str:
 
 def is_described_by(schema: Schema, answer: Any) -> bool:
     """Whether the schema reads an answer and would write the same: nothing is missing, too much, or of another kind."""
-    return bool(schema.dump(schema.load(answer)) == answer)
+    return bool(orjson.loads(orjson.dumps(schema.dump(schema.load(answer)))) == answer)
 
 
 class TestShowPayment:
@@ -112,7 +113,7 @@ class TestShowPayment:
         db.execute(text("UPDATE payments SET created_at = '2026-01-02T03:04:05.000006Z'"))
         name = db.execute(text("SELECT current_database()")).scalar_one()
         db.execute(text(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'"))
-        client.application.extensions[EXTENSION_KEY].database.dispose()
+        client.application.extensions[EXTENSION_KEY].database.engine.dispose()
         try:
             shown = client.get(f"/status/{payment_id}").json["payment"]["createdAt"]
         finally:

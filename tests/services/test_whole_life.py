@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, text
 
 from app.request_context import EXTENSION_KEY
-from app.services.operations.recovery import recover_payments
+from app.services.operations.recovery import recover_operations
 from app.services.reconciliation.reconcile import reconcile_apps
 from tests.books import assert_balanced, end_orphan_runs_at_once, made_by_us
 from tests.databases import empty
@@ -28,7 +28,7 @@ ACTIONS = {
     "checkout.session": ["pay", "decline", "expire", "pay_later", "settle", "fail_later"],
     "payment_intent": ["pay", "decline", "require_action", "process", "authorize", "capture", "cancel"],
 }
-KINDS = {"checkout.session": "checkout", "payment_intent": "intents"}
+PATH_OF_OBJECT = {"checkout.session": "checkout", "payment_intent": "intents"}
 
 
 def expected_status(stripe_object: dict[str, Any], account: dict[str, Any]) -> str:
@@ -125,7 +125,7 @@ class WholeLife(RuleBasedStateMachine):
         found = self.objects(kind)
         if found:
             name = ACTIONS[kind][action % len(ACTIONS[kind])]
-            self.try_to(f"{KINDS[kind]}/{found[pick % len(found)][0]['id']}/{name}")
+            self.try_to(f"{PATH_OF_OBJECT[kind]}/{found[pick % len(found)][0]['id']}/{name}")
 
     @rule(pick=st.integers(0, 99), amount=st.integers(1, 3000), pending=st.booleans())
     def refund(self, pick: int, amount: int, pending: bool) -> None:
@@ -158,8 +158,8 @@ class WholeLife(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         """A crash is a lease that nobody holds any more."""
-        self.db.execute(text("UPDATE payments SET lease_until = now() WHERE step <> 'finished'"))
-        list(recover_payments(self.services, command="flask worker"))
+        self.db.execute(text("UPDATE operations SET lease_until = now() WHERE step <> 'finished'"))
+        list(recover_operations(self.services, KINDS, command="flask worker"))
 
     @rule()
     def reconcile(self) -> None:
@@ -171,7 +171,7 @@ class WholeLife(RuleBasedStateMachine):
     def move_clock(self, hours: int) -> None:
         """Time passes at Stripe, and for the payments that are in the middle."""
         self.stand_ins.control("clock", advance=hours * 3600)
-        self.db.execute(text("UPDATE payments SET asked_at = asked_at - :h * interval '1 hour'"), {"h": hours})
+        self.db.execute(text("UPDATE operations SET asked_at = asked_at - :h * interval '1 hour'"), {"h": hours})
         self.db.execute(
             text("UPDATE event_cursors SET reconciled_until = reconciled_until - :h * interval '1 hour'"), {"h": hours}
         )
@@ -186,13 +186,13 @@ class WholeLife(RuleBasedStateMachine):
             return
         self.stand_ins.heal()
         for _ in range(3):
-            self.db.execute(text("UPDATE payments SET lease_until = now() WHERE step <> 'finished'"))
-            list(recover_payments(self.services, command="flask recover", at_once=True))
+            self.db.execute(text("UPDATE operations SET lease_until = now() WHERE step <> 'finished'"))
+            list(recover_operations(self.services, KINDS, command="flask recover", at_once=True))
         end_orphan_runs_at_once(self.services, self.db)
         self.reconcile()
         assert_balanced(self.db, self.stand_ins)
         told = {str(row.id): row.status for row in self.db.execute(text("SELECT id, status FROM payments"))}
-        accounts = {each["id"]: account for kind in KINDS for each, account in self.objects(kind)}
+        accounts = {each["id"]: account for kind in PATH_OF_OBJECT for each, account in self.objects(kind)}
         for payment_id, made in made_by_us(self.stand_ins).items():
             assert told[payment_id] == expected_status(made[0], accounts[made[0]["id"]])
 

@@ -5,12 +5,23 @@ came first. `created` is in whole seconds at Stripe, and event ids aren't ordere
 disagree, a rank decides, and the id only where that is equal.
 """
 
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from app.models import PaymentKind, PaymentStatus
+from app.services.events.stripe_event import Event, answer_event_prefix
+from app.services.events.stripe_object import (
+    cents_of,
+    currency_of,
+    dig,
+    id_of,
+    is_first_invoice,
+    subscription_of,
+    text_of,
+)
 
 PAID_SESSION = frozenset({"paid", "no_payment_required"})
 DISPUTE_CLOSED_WITHOUT_LOSS = frozenset({"won", "warning_closed", "prevented"})
@@ -33,40 +44,8 @@ STATUS_RANK = {
 }
 CREATED_RANK = 0
 
-# https://docs.stripe.com/upgrades#what-changes-does-stripe-consider-to-be-backward-compatible
-MAX_ID_LENGTH = 255
-
 # 9999-12-31 23:59:59, the last second that a datetime can hold: an event may carry any integer.
 LAST_SECOND = 253_402_300_799
-
-
-@dataclass(frozen=True)
-class Event:
-    """A Stripe event about a payment; `created` is in seconds since 1970."""
-
-    id: str
-    type: str
-    created: int
-    object: Mapping[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """What the object is, by its own word: an id's prefix doesn't tell (a Link refund is `pyr_`)."""
-        return str(self.object.get("object", ""))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Creation:
-    """What is known of a payment from its creation alone. Amounts are in the currency's smallest unit."""
-
-    kind: PaymentKind
-    status: str
-    amount_in_cents: int | None
-    currency: str | None
-    payment_intent_id: str | None
-    checkout_session_id: str | None
-    subscription_id: str | None
-    customer_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,31 +108,51 @@ class Dispute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Projection:
-    """What a payment has become. Amounts are in the currency's smallest unit."""
+class PaymentState:
+    """What a payment has become, by the names of its columns. Amounts are in the currency's smallest unit."""
 
     status: str
     amount_in_cents: int | None
     currency: str | None
-    payment_intent_id: str | None
-    subscription_id: str | None
-    invoice_id: str | None
-    charge_id: str | None
-    customer_id: str | None
-    received_in_cents: int
-    refunded_in_cents: int
-    disputed_in_cents: int
+    stripe_payment_intent_id: str | None
+    stripe_checkout_session_id: str | None
+    stripe_subscription_id: str | None
+    stripe_invoice_id: str | None
+    stripe_charge_id: str | None
+    stripe_customer_id: str | None
+    amount_received_in_cents: int
+    amount_refunded_in_cents: int
+    amount_disputed_in_cents: int
+    success_count: int
+    failure_count: int
+    refund_count: int
+    dispute_count: int
+
+
+STATE_COLUMNS = tuple(column.name for column in fields(PaymentState))
+# The ids by which later events are about the payment; many payments are one customer's.
+ID_COLUMNS = tuple(name for name in STATE_COLUMNS if name.startswith("stripe_") and name != "stripe_customer_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """A payment's state, what happened to it, and the ids of Stripe's objects that are its own."""
+
+    state: PaymentState
     successes: tuple[Success, ...]
     failures: tuple[Failure, ...]
     refunds: tuple[Refund, ...]
     disputes: tuple[Dispute, ...]
+    own_ids: frozenset[str]
 
 
 @dataclass
 class _Facts:
     """The events of a payment by what they are about; those about something else are left out."""
 
-    creation: Creation
+    kind: PaymentKind
+    # What Stripe answered when it made the object that the payment began with.
+    creation: Event
     sessions: list[Event] = field(default_factory=list)
     invoices: list[Event] = field(default_factory=list)
     intents: list[Event] = field(default_factory=list)
@@ -161,88 +160,123 @@ class _Facts:
     charges: list[Event] = field(default_factory=list)
     refunds: list[tuple[Event, Mapping[str, Any]]] = field(default_factory=list)
     disputes: list[Event] = field(default_factory=list)
-    payment_intent_id: str | None = None
-    subscription_id: str | None = None
-    invoice_id: str | None = None
+    stripe_payment_intent_id: str | None = None
+    stripe_checkout_session_id: str | None = None
+    stripe_subscription_id: str | None = None
+    stripe_invoice_id: str | None = None
 
 
-def project(creation: Creation, events: Iterable[Event]) -> Projection:
-    """Fold events into what the payment has become. The same event id counts once."""
-    facts = _gather(creation, {event.id: event for event in events}.values())
-    session = _last([event for event in facts.sessions if isinstance(event.object.get("amount_total"), int)])
+def project(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) -> Projection | None:
+    """Fold events into what the payment has become; None before Stripe has made anything for it.
+
+    The same event id counts once.
+    """
+    by_id = {event.id: event for event in events}
+    prefix = answer_event_prefix(payment_id)
+    creation = next((event for event_id, event in by_id.items() if event_id.startswith(prefix)), None)
+    return None if creation is None else _project(_gather(kind, creation, by_id.values()))
+
+
+def _project(facts: _Facts) -> Projection:
     successes = _successes(facts)
+    failures = _failures(facts)
     refunds = _refunds(facts)
     disputes = _disputes(facts)
     received = _received(facts)
     refunded = _refunded(facts, refunds)
-    return Projection(
+    state = PaymentState(
         status=_status(facts, received=received, refunded=refunded, disputes=disputes),
-        amount_in_cents=cents(session.object["amount_total"]) if session else creation.amount_in_cents,
-        currency=(session and _currency(session.object)) or creation.currency,
-        payment_intent_id=facts.payment_intent_id,
-        subscription_id=facts.subscription_id,
-        invoice_id=facts.invoice_id,
-        charge_id=next((success.stripe_charge_id for success in successes if success.stripe_charge_id), None),
-        customer_id=_customer(facts),
-        received_in_cents=received,
-        refunded_in_cents=refunded,
-        disputed_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.takes_money),
+        **_asked_for(facts),
+        stripe_payment_intent_id=facts.stripe_payment_intent_id,
+        stripe_checkout_session_id=facts.stripe_checkout_session_id,
+        stripe_subscription_id=facts.stripe_subscription_id,
+        stripe_invoice_id=facts.stripe_invoice_id,
+        stripe_charge_id=next((success.stripe_charge_id for success in successes if success.stripe_charge_id), None),
+        stripe_customer_id=_customer(facts),
+        amount_received_in_cents=received,
+        amount_refunded_in_cents=refunded,
+        amount_disputed_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.takes_money),
+        success_count=len(successes),
+        failure_count=len(failures),
+        refund_count=len(refunds),
+        dispute_count=len(disputes),
+    )
+    return Projection(
+        state=state,
         successes=successes,
-        failures=_failures(facts),
+        failures=failures,
         refunds=refunds,
         disputes=disputes,
+        own_ids=frozenset(filter(None, (getattr(state, name) for name in ID_COLUMNS))),
     )
 
 
-def _gather(creation: Creation, events: Iterable[Event]) -> _Facts:
-    facts = _Facts(creation)
+def _asked_for(facts: _Facts) -> dict[str, Any]:
+    """The amount and the currency: the checkout's latest word, or what the intent was made with."""
+    made = facts.creation.object
+    told = [event for event in facts.sessions if isinstance(event.object.get("amount_total"), int)]
+    if session := _last(told):
+        return {
+            "amount_in_cents": _cents(session.object["amount_total"]),
+            "currency": currency_of(session.object.get("currency")) or currency_of(made.get("currency")),
+        }
+    return {"amount_in_cents": cents_of(made.get("amount")), "currency": currency_of(made.get("currency"))}
+
+
+def _gather(kind: PaymentKind, creation: Event, events: Iterable[Event]) -> _Facts:
+    facts = _Facts(kind, creation)
     by_kind: dict[str, list[Event]] = {}
     for event in sorted(events, key=_order):
         by_kind.setdefault(event.kind, []).append(event)
-    facts.sessions = [
-        e for e in by_kind.get("checkout.session", ()) if e.object.get("id") == creation.checkout_session_id
-    ]
+    made_id = id_of(creation.object)
+    if kind is PaymentKind.CHECKOUT_SESSION:
+        facts.stripe_checkout_session_id = made_id
+        facts.sessions = [e for e in by_kind.get("checkout.session", ()) if e.object.get("id") == made_id]
+    else:
+        facts.stripe_payment_intent_id = made_id
     _gather_subscription(facts, by_kind)
     _gather_intents(facts, by_kind.get("payment_intent", []))
-    if facts.payment_intent_id:
+    if facts.stripe_payment_intent_id:
         _gather_money(facts, by_kind)
     return facts
 
 
 def _gather_subscription(facts: _Facts, by_kind: Mapping[str, list[Event]]) -> None:
     """Find the subscription, its first invoice and that one's intent; renewals are none of the payment's business."""
-    facts.subscription_id = facts.creation.subscription_id or _first_id(facts.sessions, "subscription")
-    if facts.subscription_id is None:
+    facts.stripe_subscription_id = _first_id(facts.sessions, "subscription")
+    if facts.stripe_subscription_id is None:
         return
     invoices = by_kind.get("invoice", [])
-    first = [e for e in invoices if is_first_invoice(e.object) and subscription_of(e.object) == facts.subscription_id]
-    facts.invoice_id = _first_id(facts.sessions, "invoice") or _first_id(first, "id")
-    facts.invoices = [e for e in invoices if e.object.get("id") == facts.invoice_id]
-    payments = [e for e in by_kind.get("invoice_payment", ()) if id_of(e.object.get("invoice")) == facts.invoice_id]
-    facts.payment_intent_id = _first_id(facts.invoices, "payment_intent") or next(
+    first = [
+        e for e in invoices if is_first_invoice(e.object) and subscription_of(e.object) == facts.stripe_subscription_id
+    ]
+    facts.stripe_invoice_id = _first_id(facts.sessions, "invoice") or _first_id(first, "id")
+    facts.invoices = [e for e in invoices if e.object.get("id") == facts.stripe_invoice_id]
+    payments = [
+        e for e in by_kind.get("invoice_payment", ()) if id_of(e.object.get("invoice")) == facts.stripe_invoice_id
+    ]
+    facts.stripe_payment_intent_id = _first_id(facts.invoices, "payment_intent") or next(
         filter(None, (id_of(dig(e.object, "payment", "payment_intent")) for e in payments)), None
     )
 
 
 def _gather_intents(facts: _Facts, intents: list[Event]) -> None:
-    creation = facts.creation
-    facts.payment_intent_id = (
-        creation.payment_intent_id or _first_id(facts.sessions, "payment_intent") or facts.payment_intent_id
-    )
-    if facts.payment_intent_id:
-        facts.intents = [e for e in intents if e.object.get("id") == facts.payment_intent_id]
-    elif creation.kind is PaymentKind.CHECKOUT_SESSION:
+    facts.stripe_payment_intent_id = _first_id(facts.sessions, "payment_intent") or facts.stripe_payment_intent_id
+    if facts.stripe_payment_intent_id:
+        facts.intents = [e for e in intents if e.object.get("id") == facts.stripe_payment_intent_id]
+    else:
         # Nobody but the session can tell which intent is its own; until it does, one that carries the payment's
         # metadata and asks for the same money may show a failed try, and never more than that.
+        asked = facts.creation.object
         facts.unconfirmed_intents = [
             e
             for e in intents
-            if e.object.get("amount") == creation.amount_in_cents and e.object.get("currency") == creation.currency
+            if e.object.get("amount") == asked.get("amount_total") and e.object.get("currency") == asked.get("currency")
         ]
 
 
 def _gather_money(facts: _Facts, by_kind: Mapping[str, list[Event]]) -> None:
-    intent_id = facts.payment_intent_id
+    intent_id = facts.stripe_payment_intent_id
     facts.charges = [e for e in by_kind.get("charge", ()) if id_of(e.object.get("payment_intent")) == intent_id]
     charge_ids = {id_of(e.object.get("latest_charge")) for e in facts.intents} | {
         id_of(e.object.get("id")) for e in facts.charges
@@ -281,10 +315,10 @@ def _paid_session(facts: _Facts) -> Event | None:
 
 def _received(facts: _Facts) -> int:
     """What came in: the intent says so; until it does, the first invoice, or a session that is paid."""
-    by_intent = max((cents(event.object.get("amount_received")) for event in facts.intents), default=0)
-    by_invoice = max((cents(event.object.get("amount_paid")) for event in facts.invoices), default=0)
+    by_intent = max((_cents(event.object.get("amount_received")) for event in facts.intents), default=0)
+    by_invoice = max((_cents(event.object.get("amount_paid")) for event in facts.invoices), default=0)
     session = _paid_session(facts)
-    return by_intent or by_invoice or (cents(session.object.get("amount_total")) if session else 0)
+    return by_intent or by_invoice or (_cents(session.object.get("amount_total")) if session else 0)
 
 
 def _refunded(facts: _Facts, refunds: Iterable[Refund]) -> int:
@@ -305,11 +339,11 @@ def _refunded_by_charges(facts: _Facts) -> int:
 def _refunded_by_charge(snapshots: list[Event], failed: list[tuple[int, int, int]]) -> int:
     # What was authorised and never captured is shown as refunded too, though it was never received.
     captured = max(_captured(event.object) for event in snapshots)
-    never_captured = max(cents(event.object.get("amount")) for event in snapshots) - captured
+    never_captured = max(_cents(event.object.get("amount")) for event in snapshots) - captured
 
     def shown(event: Event) -> int:
         undone = sum(amount for made, ended, amount in failed if made <= event.created <= ended)
-        return cents(event.object.get("amount_refunded")) - never_captured - undone
+        return _cents(event.object.get("amount_refunded")) - never_captured - undone
 
     return max(0, *(shown(event) for event in snapshots))
 
@@ -320,7 +354,7 @@ def _failed_refunds(facts: _Facts) -> list[tuple[int, int, int]]:
     for event, refund in facts.refunds:
         if REFUND_RANK.get(text_of(refund.get("status")) or "", 0) == REFUND_RANK["failed"]:
             made, refund_id = refund.get("created"), id_of(refund.get("id"))
-            told = (made if isinstance(made, int) else 0, event.created, cents(refund.get("amount")))
+            told = (made if isinstance(made, int) else 0, event.created, _cents(refund.get("amount")))
             failed[refund_id] = min(failed.get(refund_id, told), told, key=lambda row: row[1:])
     return list(failed.values())
 
@@ -328,8 +362,8 @@ def _failed_refunds(facts: _Facts) -> list[tuple[int, int, int]]:
 def _captured(charge: Mapping[str, Any]) -> int:
     """What was captured of a charge; the amount of that is shown since 2020."""
     if "amount_captured" in charge:
-        return cents(charge["amount_captured"])
-    return 0 if charge.get("captured") is False else cents(charge.get("amount"))
+        return _cents(charge["amount_captured"])
+    return 0 if charge.get("captured") is False else _cents(charge.get("amount"))
 
 
 def _status(facts: _Facts, *, received: int, refunded: int, disputes: Iterable[Dispute]) -> str:
@@ -343,11 +377,13 @@ def _status(facts: _Facts, *, received: int, refunded: int, disputes: Iterable[D
         return PaymentStatus.CANCELED
     if any(event.type == "checkout.session.expired" for event in facts.sessions):
         return PaymentStatus.EXPIRED
-    return max(_unfinished(facts), default=(0, 0, "", facts.creation.status))[3]
+    return max(_unfinished(facts))[3]
 
 
 def _unfinished(facts: _Facts) -> Iterable[tuple[int, int, str, str]]:
     """What isn't final, as (created, rank, event id, status): the greatest is the latest."""
+    if facts.kind is PaymentKind.CHECKOUT_SESSION:
+        yield facts.creation.created, CREATED_RANK, facts.creation.id, PaymentStatus.CHECKOUT_CREATED
     for event in (*facts.intents, *facts.unconfirmed_intents):
         yield from _unfinished_intent(event)
     for event in (*facts.sessions, *facts.invoices):
@@ -385,11 +421,11 @@ def _successes(facts: _Facts) -> tuple[Success, ...]:
     receipt = _last([e for e in facts.charges if e.object.get("receipt_url") and e.object.get("id") == charge_id])
     return (
         Success(
-            id=facts.payment_intent_id or str(facts.creation.checkout_session_id),
-            stripe_payment_intent_id=facts.payment_intent_id,
+            id=facts.stripe_payment_intent_id or str(facts.stripe_checkout_session_id),
+            stripe_payment_intent_id=facts.stripe_payment_intent_id,
             stripe_charge_id=charge_id,
             amount_in_cents=_received(facts),
-            currency=_currency(event.object),
+            currency=currency_of(event.object.get("currency")),
             receipt_url=text_of(receipt.object.get("receipt_url")) if receipt else None,
             created_at=_time(event.created),
         ),
@@ -413,7 +449,7 @@ def _failures(facts: _Facts) -> tuple[Failure, ...]:
         for event in (*facts.invoices, *facts.sessions):
             if event.type in ("invoice.payment_failed", "checkout.session.async_payment_failed"):
                 error = event.object.get("last_finalization_error")
-                tries[event.id] = _failure(event, error, facts.payment_intent_id)
+                tries[event.id] = _failure(event, error, facts.stripe_payment_intent_id)
     return tuple(sorted(tries.values(), key=lambda failure: (failure.created_at, failure.id)))
 
 
@@ -461,8 +497,8 @@ def _reversal(reversal: Mapping[str, Any], event: Event) -> dict[str, Any]:
     return {
         "stripe_payment_intent_id": id_of(reversal.get("payment_intent")),
         "stripe_charge_id": id_of(reversal.get("charge")),
-        "amount_in_cents": cents(reversal.get("amount")),
-        "currency": _currency(reversal),
+        "amount_in_cents": _cents(reversal.get("amount")),
+        "currency": currency_of(reversal.get("currency")),
         "reason": text_of(reversal.get("reason")),
         "status": text_of(reversal.get("status")),
         "created_at": _time(created if isinstance(created, int) else event.created),
@@ -472,49 +508,11 @@ def _reversal(reversal: Mapping[str, Any], event: Event) -> dict[str, Any]:
 def _customer(facts: _Facts) -> str | None:
     events = facts.sessions or facts.intents
     named = _last([event for event in events if id_of(event.object.get("customer"))])
-    return id_of(named.object.get("customer")) if named else facts.creation.customer_id
+    return id_of(named.object.get("customer")) if named else None
 
 
-def is_first_invoice(invoice: Mapping[str, Any]) -> bool:
-    """Whether this is the invoice that a subscription begins with."""
-    return invoice.get("billing_reason") == "subscription_create"
-
-
-def subscription_of(invoice: Mapping[str, Any]) -> str | None:
-    """The subscription of an invoice, where newer API versions hold it and where older ones did."""
-    newer = dig(invoice, "parent", "subscription_details", "subscription")
-    return id_of(newer) or id_of(invoice.get("subscription"))
-
-
-def id_of(reference: object) -> str | None:
-    """The id of what a field refers to, whether it holds the id or the expanded object."""
-    found = text_of(reference.get("id")) if isinstance(reference, Mapping) else text_of(reference)
-    return found if found is None or len(found) <= MAX_ID_LENGTH else None
-
-
-def text_of(value: object) -> str | None:
-    """The value if it is a string that says something."""
-    return value if isinstance(value, str) and value else None
-
-
-def _currency(of: Mapping[str, Any]) -> str | None:
-    currency = text_of(of.get("currency"))
-    return currency if currency and len(currency) == 3 else None
-
-
-def dig(value: object, *path: str) -> object:
-    """What lies at a path of keys, or None where the path ends early."""
-    for key in path:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
-
-
-def cents(value: object) -> int:
-    """An amount, which in an event is a whole number of the currency's smallest unit; anything else counts as none."""
-    is_amount = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-    return value if is_amount else 0  # type: ignore[return-value]
+def _cents(value: object) -> int:
+    return cents_of(value) or 0
 
 
 def _first_id(events: Iterable[Event], key: str) -> str | None:

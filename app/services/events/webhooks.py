@@ -8,7 +8,8 @@ from stripe import SignatureVerificationError, WebhookSignature
 from app.errors import ServiceError
 from app.logs import about
 from app.services import Services
-from app.services.events.receive import Receipt, parse_event, receive_event
+from app.services.events.receive import Receipt, receive_event
+from app.services.events.stripe_event import parse_event
 from app.services.upstreams.call_context import CallContext
 
 # https://docs.stripe.com/webhooks#replay-attacks

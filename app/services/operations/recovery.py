@@ -1,4 +1,4 @@
-"""Recovery: payments that were left in the middle are claimed one by one and walked to their end.
+"""Recovery: operations that were left in the middle are claimed one by one and walked to their end.
 
 Costs are exactly once as long as runs-service no longer executes a call twice its timeout after it was sent: the run
 is read before a cost is added, and what was under way must show in it by then.
@@ -6,34 +6,42 @@ is read before a cost is added, and what was under way must show in it by then.
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, bindparam, case, false, func, null, or_, select, update
+from sqlalchemy import bindparam, case, func, null, or_, select, update
 
-from app.database import Message
+from app.database import Batch
 from app.errors import NoStripeKey, ServiceError, StripeRefusal, is_database_outage
-from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
+from app.models import Operation, Step, TrackingState
 from app.services import Services
-from app.services.events.receive import adopt_early_events
-from app.services.operations.engine import STRIPE_IDEMPOTENCY_WINDOW, TASK_NAMES, record_taken, walk
-from app.services.operations.leases import (
+from app.services.events.receive import fold_again
+from app.services.operations.accept import RUNS_TO_SEARCH
+from app.services.operations.engine import (
+    ABANDON,
+    STRIPE_IDEMPOTENCY_WINDOW,
+    ambiguity_pause,
+    complete,
+    take,
+    walk,
+)
+from app.services.operations.kind import Kind
+from app.services.operations.operation import (
     HELD_COLUMNS,
     HOLDS_LEASE,
     LEASE,
-    HeldPayment,
+    HeldOperation,
     LeaseLost,
-    execute,
-    held_payment,
+    advance,
+    held_by,
+    held_operation,
     lease_of,
     reason_of,
 )
-from app.services.payments.run_tracking import COST_NAMES, ambiguity_pause, finish, settle
 from app.services.upstreams.call_context import CallContext, Deadline
-from app.services.upstreams.runs import RunsRefusal, RunStatus
 from app.services.upstreams.stripe import IdempotencyMismatch, ReplayedFailure
 
 log = logging.getLogger(__name__)
@@ -41,14 +49,14 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(hours=1)
 NO_PAUSE = timedelta()
-# How far another's clock may be from our database's. To list too much of Stripe's objects costs nothing, but a run
-# that started just now must not be taken for one that nobody knows.
+# How far Stripe's clock may be from our database's: to list too much of its objects costs nothing.
 STRIPE_CLOCK_SKEW = timedelta(seconds=60)
-RUNS_CLOCK_SKEW = timedelta(seconds=5)
+
+Kinds = Mapping[str, Kind[Any]]
 
 
 class RecoveryOutcome(StrEnum):
-    """What recovery did with a payment."""
+    """What recovery did with an operation."""
 
     ABANDONED = "abandoned"
     TAKEN = "taken"
@@ -60,99 +68,93 @@ class RecoveryOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class Recovered:
-    """A payment that recovery looked at, and what it did."""
+    """An operation that recovery looked at, and what it did."""
 
-    payment_id: uuid.UUID
+    operation_id: uuid.UUID
     outcome: RecoveryOutcome
     reason: str = ""
 
 
+class RunInUse(Exception):
+    """Others work on operations on the same run: nothing was sent."""
+
+
 class _Stuck(Exception):
-    """Nobody but a person can decide what became of a payment."""
+    """Nobody but a person can decide what became of an operation."""
 
 
-class _RunInUse(Exception):
-    """Others work on payments on the same run: nothing was sent."""
+_NOW = Batch(select(func.now().label("now")))
 
-
-# Any number of workers claim at once, each another row; the new token fences the former holder off.
-_CLAIM = (
-    update(Payment)
+_is_due = Operation.recover_at.is_(None) | (Operation.recover_at <= func.now())
+# A holder that died may have sent a cost just before.
+_may_read_run = (Operation.step != Step.TAKEN) | (Operation.lease_until <= func.now() - bindparam("pause"))
+# Any number of workers claim at once, each another row; the new token fences the former holder off. A run may have
+# been made that nobody knows, where Stripe was not asked yet.
+_next = (
+    select(Operation.id)
     .where(
-        Payment.id
-        == select(Payment.id)
-        .where(
-            Payment.step != Step.FINISHED,
-            Payment.lease_until <= bindparam("lapsed_before"),
-            or_(bindparam("only_id").is_(None), Payment.id == bindparam("only_id")),
-            or_(bindparam("at_once"), Payment.recover_at.is_(None), Payment.recover_at <= func.now()),
-            # A holder that died may have sent a cost just before.
-            or_(
-                bindparam("at_once"), Payment.step != Step.TAKEN, Payment.lease_until <= func.now() - bindparam("pause")
-            ),
-        )
-        .order_by(Payment.lease_until)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        Operation.lease_until <= bindparam("lapsed_before"),
+        or_(bindparam("only_id").is_(None), Operation.id == bindparam("only_id")),
+        or_(bindparam("at_once"), Operation.recover_at.is_(None), Operation.recover_at <= func.now()),
+        # A holder that died may have sent a cost just before.
+        or_(
+            bindparam("at_once"), Operation.step != Step.TAKEN, Operation.lease_until <= func.now() - bindparam("pause")
+        ),
     )
-    .values(lease_token=bindparam("new_token"), lease_until=LEASE)
-    .returning(*HELD_COLUMNS, Payment.recovery_tries)
+    .order_by(Operation.lease_until)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_may_have_made_run = Operation.step == Step.ACCEPTED
+_CLAIM = Batch(
+    update(Operation)
+    .where(Operation.id == _next.scalar_subquery())
+    .values(
+        {
+            name: case((_may_have_made_run, value), else_=getattr(Operation, name))
+            for name, value in RUNS_TO_SEARCH.items()
+        }
+        | {"lease_token": bindparam("token"), "lease_until": LEASE}
+    )
+    .returning(*HELD_COLUMNS)
 )
 
-# Stripe was never asked and nobody waits any more. Nothing is kept, so that a retry can start the row anew.
-_ABANDON = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.step == Step.ACCEPTED)
-    .values(step=Step.TAKEN, status=PaymentStatus.REJECTED, updated_at=func.now())
-    .returning(Payment.id)
+_ASK_ANEW = Batch(
+    update(Operation)
+    .where(HOLDS_LEASE, Operation.step == Step.ASKED, Operation.asked_anew.is_(False))
+    .values(attempt=Operation.attempt + 1, asked_at=func.now(), asked_anew=True)
+    .returning(Operation.id)
 )
 
-# Stripe was asked and certainly has nothing.
-_REJECT = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.step == Step.ASKED)
-    .values(step=Step.TAKEN, status=PaymentStatus.REJECTED, updated_at=func.now())
-    .returning(Payment.id)
-)
-
-_ASK_ANEW = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.step == Step.ASKED, Payment.asked_anew == false())
-    .values(attempt=Payment.attempt + 1, asked_at=func.now(), asked_anew=True, updated_at=func.now())
-    .returning(Payment.id)
-)
-
-_PUT_OFF = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.step != Step.FINISHED)
+_PUT_OFF = Batch(
+    update(Operation)
+    .where(HOLDS_LEASE, Operation.step != Step.FINISHED)
     .values(
         # Nobody can tell yet whether a cost was added: what is under way must have ended before the run is read.
-        lease_until=case((Payment.step == Step.TAKEN, func.now() + bindparam("pause")), else_=func.now()),
+        lease_until=case((Operation.step == Step.TAKEN, func.now() + bindparam("pause")), else_=func.now()),
         recover_at=func.now() + bindparam("backoff"),
-        recovery_tries=Payment.recovery_tries + 1,
-        tracking_state=case((bindparam("is_stuck"), TrackingState.STUCK), else_=Payment.tracking_state),
-        tracking_error=bindparam("new_tracking_error"),
-        updated_at=func.now(),
+        recovery_tries=Operation.recovery_tries + 1,
+        tracking_state=case((bindparam("is_stuck"), TrackingState.STUCK), else_=Operation.tracking_state),
+        tracking_error=bindparam("tracking_error"),
     )
-    .returning(Payment.id)
 )
 
-_EXTEND = Message(
-    update(Payment).where(HOLDS_LEASE, Payment.step == Step.ASKED).values(lease_until=LEASE).returning(Payment.id)
+_EXTEND = Batch(
+    update(Operation).where(HOLDS_LEASE, Operation.step == Step.ASKED).values(lease_until=LEASE).returning(Operation.id)
 )
 
-# A payment that was stuck and walks on is tracked again.
-_UNSTICK = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.tracking_state == TrackingState.STUCK)
+# An operation that was stuck and walks on is tracked again.
+_UNSTICK = Batch(
+    update(Operation)
+    .where(HOLDS_LEASE, Operation.tracking_state == TrackingState.STUCK)
     .values(
         tracking_state=case(
-            (Payment.run_id.is_(None) & Payment.org_id.is_(None), TrackingState.NONE), else_=TrackingState.PENDING
+            (Operation.run_id.is_(None) & Operation.request["org_id"].is_(None), TrackingState.NONE),
+            else_=TrackingState.PENDING,
         ),
         tracking_error=null(),
     )
-    .returning(Payment.id)
+    .returning(Operation.id)
 )
 
 
@@ -162,101 +164,99 @@ def command_context(command: str, services: Services) -> CallContext:
     return CallContext("COMMAND", command, uuid.uuid4().hex, deadline)
 
 
-def recover_payments(
-    services: Services, *, command: str, only_id: uuid.UUID | None = None, at_once: bool = False
+def recover_operations(
+    services: Services, kinds: Kinds, *, command: str, only_id: uuid.UUID | None = None, at_once: bool = False
 ) -> Iterator[Recovered]:
-    """Walk every payment whose lease has lapsed to its end, each at most once.
+    """Walk every operation whose lease has lapsed to its end, each at most once.
 
     :param at_once: also those that were put off until later
     """
     # What is put off during the pass has a lease that ends after its beginning, and isn't claimed again.
-    with services.database.connect() as connection:
-        began_at = connection.execute(select(func.now())).scalar_one()
+    (began_at,) = services.database.run(_NOW)
     while True:
         context = command_context(command, services)
-        claim = {
-            "only_id": only_id,
-            "at_once": at_once,
-            "lapsed_before": began_at,
-            "pause": ambiguity_pause(services),
-            "new_token": uuid.uuid4(),
-            "lease": lease_of(services),
-        }
-        with services.database.connect() as connection:
-            row = connection.execute(_CLAIM, claim).one_or_none()
-        if row is None:
+        claimed = services.database.run(
+            _CLAIM,
+            only_id=only_id,
+            at_once=at_once,
+            lapsed_before=began_at.now,
+            pause=ambiguity_pause(services),
+            token=uuid.uuid4(),
+            lease=lease_of(services),
+        )
+        if not claimed:
             return
-        yield recover_payment(row, services, context)
+        operation = held_operation(claimed[0])
+        yield recover(operation, kinds[operation.kind], services, context)
 
 
-def recover_payment(row: Row[Any], services: Services, context: CallContext) -> Recovered:
-    """Walk one claimed payment to its end, or put it off."""
-    fields = {name: value for name, value in row._mapping.items() if name != "recovery_tries"}
-    payment = held_payment(fields)
+def recover(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> Recovered:
+    """Walk one claimed operation to its end, or put it off."""
     try:
-        if execute(services, _UNSTICK, payment):
-            log.info("payment %s is no longer stuck", payment.id)
-        return Recovered(payment.id, _advance(payment, services, context))
+        if services.database.run(_UNSTICK, **held_by(operation)):
+            log.info("operation %s is no longer stuck", operation.id)
+        return Recovered(operation.id, _advance(operation, kind, services, context))
     except (_Stuck, NoStripeKey) as error:
-        _put_off(payment, row.recovery_tries, services, reason=str(error), pause=NO_PAUSE, is_stuck=True)
-        return Recovered(payment.id, RecoveryOutcome.STUCK, str(error))
+        _put_off(operation, services, reason=str(error), pause=NO_PAUSE, is_stuck=True)
+        return Recovered(operation.id, RecoveryOutcome.STUCK, str(error))
     except LeaseLost:
-        return Recovered(payment.id, RecoveryOutcome.PUT_OFF, "another process has it")
-    except _RunInUse:
+        return Recovered(operation.id, RecoveryOutcome.PUT_OFF, "another process has it")
+    except RunInUse:
         # Without a pause, during which those others would wait for this one.
         reason, pause = "other payments are using the run", NO_PAUSE
     except ServiceError as error:
         reason, pause = reason_of(error) or error.sentence, ambiguity_pause(services)
     except Exception as error:
-        # One payment that we can't handle must not keep the others waiting.
+        # One operation that we can't handle must not keep the others waiting.
         if is_database_outage(error):
             raise
-        log.exception("payment %s can't be recovered", payment.id)
+        log.exception("operation %s can't be recovered", operation.id)
         reason, pause = f"unexpected {type(error).__name__}, see the log", ambiguity_pause(services)
-    _put_off(payment, row.recovery_tries, services, reason=reason, pause=pause)
-    return Recovered(payment.id, RecoveryOutcome.PUT_OFF, reason)
+    _put_off(operation, services, reason=reason, pause=pause)
+    return Recovered(operation.id, RecoveryOutcome.PUT_OFF, reason)
 
 
-def _advance(payment: HeldPayment, services: Services, context: CallContext) -> RecoveryOutcome:
-    match payment.step:
+def _advance(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> RecoveryOutcome:
+    match operation.step:
         case Step.ACCEPTED:
-            return _reject(payment, _ABANDON, services, context, RecoveryOutcome.ABANDONED)
+            return _abandon(operation, kind, services, context, RecoveryOutcome.ABANDONED)
         case Step.ASKED:
-            return _find_out(payment, services, context)
+            return _find_out(operation, kind, services, context)
         case _:
-            _settle_after_reading(payment, services, context)
+            # Whatever becomes of the tracking, what came early is folded.
+            fold_again(operation.payment_id, services=services)
+            complete(operation, kind, services, context, may_be_done=True)
             return RecoveryOutcome.SETTLED
 
 
-def _reject(
-    payment: HeldPayment, message: Message, services: Services, context: CallContext, outcome: RecoveryOutcome
+def _abandon(
+    operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext, outcome: RecoveryOutcome
 ) -> RecoveryOutcome:
-    if not execute(services, message, payment):
-        raise LeaseLost
-    settle(replace(payment, step=Step.TAKEN, status=PaymentStatus.REJECTED), services, context)
+    advance(services, ABANDON, operation)
+    complete(replace(operation, step=Step.TAKEN), kind, services, context, may_be_done=False)
     return outcome
 
 
-def _find_out(payment: HeldPayment, services: Services, context: CallContext) -> RecoveryOutcome:
+def _find_out(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> RecoveryOutcome:
     """Ask Stripe again, with the same key and the same bytes; where that can't tell any more, look for the object."""
-    asked_at = payment.asked_at or datetime.min.replace(tzinfo=UTC)
+    asked_at = operation.asked_at or datetime.min.replace(tzinfo=UTC)
     if datetime.now(UTC) - asked_at > STRIPE_IDEMPOTENCY_WINDOW:
-        return _look_for_object(payment, services, context, ask_anew=False)
+        return _look_for_object(operation, kind, services, context, ask_anew=False)
     try:
-        walk(payment, services, context)
+        walk(operation, kind, services, context)
     except StripeRefusal:
         return RecoveryOutcome.REJECTED
     except IdempotencyMismatch as error:
         raise _Stuck(f"Stripe {error.reason}") from error
     except ReplayedFailure:
-        return _look_for_object(payment, services, context, ask_anew=not payment.asked_anew)
+        return _look_for_object(operation, kind, services, context, ask_anew=not operation.asked_anew)
     return RecoveryOutcome.TAKEN
 
 
 def _look_for_object(
-    payment: HeldPayment, services: Services, context: CallContext, *, ask_anew: bool
+    operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext, *, ask_anew: bool
 ) -> RecoveryOutcome:
-    """List what Stripe made since the payment was asked for first, and match our metadata.
+    """List what Stripe made since the operation was asked for first, and match our metadata.
 
     A busy account's list takes longer than one lease: it is extended before each page.
     """
@@ -264,128 +264,36 @@ def _look_for_object(
     def extend() -> CallContext:
         # The clock starts before the lease is written.
         extended = replace(command_context(context.path, services), request_id=context.request_id)
-        if not execute(services, _EXTEND, payment, lease=lease_of(services)):
-            raise LeaseLost
+        advance(services, _EXTEND, operation, lease=lease_of(services))
         return extended
 
-    is_checkout = payment.kind is PaymentKind.CHECKOUT_SESSION
-    find = services.stripe.find_checkout_session if is_checkout else services.stripe.find_payment_intent
-    since = (payment.asked_at or datetime.now(UTC)) - STRIPE_CLOCK_SKEW
-    made = find(payment.app_id, str(payment.id), created_after=since, new_context=extend)
+    made = services.stripe.find(
+        kind.resource,
+        operation.app_id,
+        (kind.mark, str(operation.id)),
+        created_after=(operation.asked_at or datetime.now(UTC)) - STRIPE_CLOCK_SKEW,
+        new_context=extend,
+    )
     context = extend()
     if made is not None:
-        taken, _ = record_taken(payment, made, services)
-        _settle_after_reading(taken, services, context)
+        take(operation, kind, made, services, context)
         return RecoveryOutcome.TAKEN
     if not ask_anew:
-        return _reject(payment, _REJECT, services, context, RecoveryOutcome.REJECTED)
-    if not execute(services, _ASK_ANEW, payment):
-        raise LeaseLost
-    anew = replace(payment, attempt=payment.attempt + 1, asked_at=datetime.now(UTC), asked_anew=True)
-    return _find_out(anew, services, context)
-
-
-def _settle_after_reading(payment: HeldPayment, services: Services, context: CallContext) -> None:
-    """Settle what another process may have settled in part: the run is read, and only what is missing is added."""
-    if payment.run_id is None or payment.status == PaymentStatus.REJECTED:
-        settle(payment, services, context)
-        return
-    # Whatever becomes of the tracking, what came early is folded.
-    adopt_early_events(payment.id, payment.stripe_ids, services=services)
-    try:
-        is_missing = _is_cost_missing(payment, payment.run_id, services, context)
-    except RunsRefusal as error:
-        finish(payment, services, TrackingState.FAILED, f"runs-service {error.reason} to reading the run")
-        return
-    settle(payment, services, context, cost_is_missing=is_missing)
-
-
-def _is_cost_missing(payment: HeldPayment, run_id: str, services: Services, context: CallContext) -> bool:
-    """Whether a payment's run lacks its cost.
-
-    On a caller's run, which payments share, costs can't be told apart, only counted; and only while nobody works on
-    another payment there, whose cost may come yet.
-
-    :raises RunsRefusal: when there is no such run
-    :raises _RunInUse: while another payment on the run is being worked on
-    """
-    cost_name = COST_NAMES[payment.kind]
-    if payment.org_id is not None:
-        return services.runs.get(run_id, context).costs[cost_name] == 0
-    before = _count_on_shared_run(payment, services)
-    costs = services.runs.get(run_id, context).costs[cost_name]
-    if before.in_other_hands or _count_on_shared_run(payment, services) != before:
-        raise _RunInUse
-    return bool(costs < before.expected)
-
-
-_past_stripe = (Payment.step.in_([Step.TAKEN, Step.FINISHED])) & (Payment.status != PaymentStatus.REJECTED)
-
-# The payments on a caller's run: how many should have a cost there, and how many are being worked on by others.
-_ON_SHARED_RUN = select(
-    func.count().filter(_past_stripe, Payment.tracking_state != TrackingState.FAILED).label("expected"),
-    func.count()
-    .filter(Payment.step != Step.FINISHED, Payment.lease_until > func.now(), Payment.id != bindparam("payment_id"))
-    .label("in_other_hands"),
-).where(Payment.run_id == bindparam("run_id"), Payment.org_id.is_(None), Payment.kind == bindparam("kind"))
-
-
-def _count_on_shared_run(payment: HeldPayment, services: Services) -> Any:
-    which = {"run_id": payment.run_id, "kind": payment.kind, "payment_id": payment.id}
-    with services.database.connect() as connection:
-        return connection.execute(_ON_SHARED_RUN, which).one()
+        return _abandon(operation, kind, services, context, RecoveryOutcome.REJECTED)
+    advance(services, _ASK_ANEW, operation)
+    anew = replace(operation, attempt=operation.attempt + 1, asked_at=datetime.now(UTC), asked_anew=True)
+    return _find_out(anew, kind, services, context)
 
 
 def _put_off(
-    payment: HeldPayment, tries: int, services: Services, *, reason: str, pause: timedelta, is_stuck: bool = False
+    operation: HeldOperation, services: Services, *, reason: str, pause: timedelta, is_stuck: bool = False
 ) -> None:
-    backoff = min(FIRST_BACKOFF * 2 ** min(tries, 20), LONGEST_BACKOFF)
-    execute(services, _PUT_OFF, payment, pause=pause, backoff=backoff, is_stuck=is_stuck, new_tracking_error=reason)
-
-
-_ORPHAN_SEARCHES = (
-    select(Payment.id, Payment.kind, Payment.app_id, Payment.org_id, Payment.run_search_from, Payment.run_search_until)
-    .where(Payment.run_search_until <= func.now() - bindparam("lease"))
-    .order_by(Payment.run_search_until)
-    .limit(100)
-)
-_SEARCHED = (
-    update(Payment)
-    .where(Payment.id == bindparam("payment_id"), Payment.run_search_until == bindparam("searched_until"))
-    .values(run_search_from=null(), run_search_until=null())
-)
-_KNOWN_RUNS = select(Payment.run_id).where(Payment.run_id.in_(bindparam("run_ids", expanding=True)))
-
-
-def end_orphan_runs(services: Services, *, command: str) -> Iterator[str]:
-    """Fail the runs that were made in the instant before a crash or a timeout, and that no payment knows.
-
-    Only what started more than a lease ago is looked at, so that no run of a payment in progress is among it.
-    """
-    with services.database.connect() as connection:
-        searches = connection.execute(_ORPHAN_SEARCHES, {"lease": lease_of(services) + RUNS_CLOCK_SKEW}).all()
-    for search in searches:
-        context = command_context(command, services)
-        try:
-            for run_id in _unknown_runs(search, services, context):
-                services.runs.end(run_id, RunStatus.FAILED, context)
-                yield run_id
-        except ServiceError as error:
-            log.warning("runs of payment %s are searched for again later: %s", search.id, reason_of(error))
-            continue
-        with services.database.connect() as connection:
-            connection.execute(_SEARCHED, {"payment_id": search.id, "searched_until": search.run_search_until})
-
-
-def _unknown_runs(search: Any, services: Services, context: CallContext) -> list[str]:
-    runs = services.runs.list_running(
-        org_id=search.org_id,
-        task_name=TASK_NAMES[PaymentKind(search.kind)],
-        started_after=search.run_search_from - RUNS_CLOCK_SKEW,
-        started_before=search.run_search_until + RUNS_CLOCK_SKEW,
-        context=context,
+    backoff = min(FIRST_BACKOFF * 2 ** min(operation.recovery_tries, 20), LONGEST_BACKOFF)
+    services.database.run(
+        _PUT_OFF,
+        **held_by(operation),
+        pause=pause,
+        backoff=backoff,
+        is_stuck=is_stuck,
+        tracking_error=reason,
     )
-    candidates = [run.id for run in runs if run.app_id in (None, search.app_id)]
-    with services.database.connect() as connection:
-        known = set(connection.execute(_KNOWN_RUNS, {"run_ids": candidates}).scalars())
-    return [run_id for run_id in candidates if run_id not in known]

@@ -6,24 +6,24 @@ from pathlib import Path
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from app.database import Batch
 from app.errors import DATABASE_ERRORS
 from app.services import Services
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
-_CURRENT_REVISIONS = text("SELECT version_num FROM alembic_version")
-_HAS_VERSIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+_CURRENT_REVISIONS = Batch(text("SELECT version_num FROM alembic_version"))
+_HAS_VERSIONS = Batch(text("SELECT to_regclass('alembic_version') IS NOT NULL AS is_there"))
 
 
 def check_readiness(services: Services) -> dict[str, str]:
     """`database` and `migrations`, each `ok` or what is wrong with it; nothing secret."""
     try:
-        with services.database.connect() as connection:
-            migrated = connection.execute(_HAS_VERSIONS).scalar_one()
-            revisions = set(connection.execute(_CURRENT_REVISIONS).scalars()) if migrated else set()
+        (versions,) = services.database.run(_HAS_VERSIONS)
+        rows = services.database.run(_CURRENT_REVISIONS) if versions.is_there else []
     except DATABASE_ERRORS:
         return {"database": "unavailable", "migrations": "unknown"}
-    return {"database": "ok", "migrations": "ok" if _can_serve(revisions) else "not at head"}
+    return {"database": "ok", "migrations": "ok" if _can_serve({row.version_num for row in rows}) else "not at head"}
 
 
 def _can_serve(revisions: set[str]) -> bool:

@@ -1,101 +1,143 @@
-"""Settling: what came before Stripe's answer is folded, the cost is added to the run, and a run of ours is ended."""
+"""Tracking in runs-service: a payment's run is created before Stripe is asked, given its cost, and ended."""
 
-import logging
-from datetime import timedelta
+import uuid
+from typing import Any
 
-from sqlalchemy import bindparam, func, update
+from sqlalchemy import and_, bindparam, func, select
 
-from app.database import Message
-from app.errors import DATABASE_ERRORS, ServiceError, is_database_outage
-from app.models import Payment, PaymentKind, PaymentStatus, Step, TrackingState
+from app.database import Batch
+from app.models import Operation, Payment, PaymentKind, PaymentStatus, TrackingState
 from app.services import Services
-from app.services.events.receive import adopt_early_events
-from app.services.operations.leases import HOLDS_LEASE, HeldPayment, LeaseLost, execute, let_go
+from app.services.operations.kind import Tracking
+from app.services.operations.operation import HeldOperation
+from app.services.operations.recovery import RunInUse
 from app.services.upstreams.call_context import CallContext
-from app.services.upstreams.runs import RunsRefusal, RunStatus
+from app.services.upstreams.runs import NewRun, RunsRefusal, RunStatus
 
-log = logging.getLogger(__name__)
-
+TASK_NAMES = {
+    PaymentKind.CHECKOUT_SESSION: "create-checkout-session",
+    PaymentKind.PAYMENT_INTENT: "create-payment-intent",
+}
 COST_NAMES = {
     PaymentKind.CHECKOUT_SESSION: "stripe-checkout-session",
     PaymentKind.PAYMENT_INTENT: "stripe-payment-intent",
 }
 
-
-_FINISH = Message(
-    update(Payment)
-    .where(HOLDS_LEASE, Payment.step == Step.TAKEN)
-    .values(
-        step=Step.FINISHED,
-        tracking_state=bindparam("new_tracking_state"),
-        tracking_error=bindparam("new_tracking_error"),
-        updated_at=func.now(),
+# The payments on a caller's run: how many should have a cost there, and how many are being worked on by others.
+_has_cost = and_(
+    Payment.status != PaymentStatus.CREATING,
+    Payment.status != PaymentStatus.REJECTED,
+    Operation.tracking_state != TrackingState.FAILED,
+)
+_is_in_other_hands = (Operation.lease_until > func.now()) & (Operation.id != bindparam("operation_id"))
+_ON_SHARED_RUN = Batch(
+    select(
+        func.count().filter(_has_cost).label("expected"),
+        func.count().filter(_is_in_other_hands).label("in_other_hands"),
     )
-    .returning(Payment.id)
+    .join(Operation, Operation.id == Payment.id)
+    .where(Payment.run_id == bindparam("run_id"), Payment.org_id.is_(None), Payment.kind == bindparam("kind"))
 )
 
 
-def try_to_settle(payment: HeldPayment, services: Services, context: CallContext) -> None:
-    """Settle now; what runs-service or the database doesn't take is left on the row for recovery.
+def create_run(operation: HeldOperation, services: Services, context: CallContext) -> str | None:
+    """Create a run of the payment's own where it is for an organisation: a child of the caller's.
 
-    Stripe's answer is recorded, so the caller hears that whatever happens here.
+    :raises UpstreamError: when runs-service doesn't answer as it should.
     """
-    try:
-        settle(payment, services, context)
-    except (ServiceError, *DATABASE_ERRORS) as error:
-        expected = isinstance(error, ServiceError) or is_database_outage(error)
-        log.warning("payment %s is left to be settled by recovery: %s", payment.id, error, exc_info=not expected)
-        let_go(payment, services, pause=ambiguity_pause(services), error=error)
+    request = operation.request
+    if request.get("org_id") is None:
+        return None
+    return services.runs.create(
+        NewRun(
+            org_id=request["org_id"],
+            app_id=operation.app_id,
+            task_name=TASK_NAMES[PaymentKind(operation.kind)],
+            idempotency_key=operation.upstream_key,
+            parent_run_id=_as_uuid(request.get("run_id")),
+            brand_id=request.get("brand_id"),
+            campaign_id=request.get("campaign_id"),
+        ),
+        context,
+    )
 
 
-def ambiguity_pause(services: Services) -> timedelta:
-    """How long a call that timed out may still be executed: a run is read only after that."""
-    return timedelta(seconds=2 * services.runs.timeout_seconds)
+def end_run_made_for_nothing(run_id: str, services: Services, context: CallContext) -> None:
+    """Fail a run that was made by a process which had lost the operation meanwhile."""
+    services.runs.end(run_id, RunStatus.FAILED, context)
 
 
-def settle(payment: HeldPayment, services: Services, context: CallContext, *, cost_is_missing: bool = True) -> None:
-    """Fold what came early, add the cost of what Stripe took, end the run if it is ours, and finish.
+def report_to_run(operation: HeldOperation, services: Services, context: CallContext, may_be_done: bool) -> Tracking:
+    """Add the cost of what Stripe took, and end the run if it is ours.
 
+    :param may_be_done: a former holder may have added the cost: the run is read first
+    :raises RunInUse: while another payment on the caller's run is being worked on
     :raises ServiceError: when runs-service doesn't take it now.
     """
-    taken = payment.status != PaymentStatus.REJECTED
+    run_id = operation.run_id
+    if run_id is None:
+        return Tracking(TrackingState.NONE)
     refusals = []
-    if taken:
-        adopt_early_events(payment.id, payment.stripe_ids, services=services)
-    if payment.run_id and taken and cost_is_missing:
-        refusals.append(_add_cost(payment, payment.run_id, services, context))
-    if payment.run_id and payment.org_id:
-        refusals.append(_end_run(payment.run_id, services, context, taken=taken))
+    if operation.has_succeeded:
+        refusals.append(_add_missing_cost(operation, run_id, services, context, may_be_done))
+    if operation.request.get("org_id"):
+        refusals.append(_end_run(operation, run_id, services, context))
     error = "; ".join(filter(None, refusals)) or None
-    state = TrackingState.FAILED if error else TrackingState.COMPLETE
-    finish(payment, services, state if payment.run_id else TrackingState.NONE, error)
+    return Tracking(TrackingState.FAILED if error else TrackingState.COMPLETE, error)
 
 
-def _add_cost(payment: HeldPayment, run_id: str, services: Services, context: CallContext) -> str | None:
-    """Add the cost; say why when runs-service will never take it."""
-    cost_name = COST_NAMES[payment.kind]
+def _add_missing_cost(
+    operation: HeldOperation, run_id: str, services: Services, context: CallContext, may_be_done: bool
+) -> str | None:
+    """Add the cost where it is missing; say why when runs-service will never take it."""
+    cost_name = COST_NAMES[PaymentKind(operation.kind)]
     try:
-        services.runs.add_cost(run_id, cost_name, idempotency_key=payment.upstream_key, context=context)
+        if may_be_done and not _is_cost_missing(operation, run_id, cost_name, services, context):
+            return None
+    except RunsRefusal as error:
+        return f"runs-service {error.reason} to reading the run"
+    try:
+        services.runs.add_cost(run_id, cost_name, idempotency_key=operation.upstream_key, context=context)
     except RunsRefusal as error:
         return f"runs-service {error.reason} to the cost {cost_name}"
     return None
 
 
-def _end_run(run_id: str, services: Services, context: CallContext, *, taken: bool) -> str | None:
+def _end_run(operation: HeldOperation, run_id: str, services: Services, context: CallContext) -> str | None:
     """End our own run; say why when runs-service will never take that."""
+    status = RunStatus.COMPLETED if operation.has_succeeded else RunStatus.FAILED
     try:
-        services.runs.end(run_id, RunStatus.COMPLETED if taken else RunStatus.FAILED, context)
+        services.runs.end(run_id, status, context)
     except RunsRefusal as error:
         return f"runs-service {error.reason} to ending the run"
     return None
 
 
-def finish(
-    payment: HeldPayment, services: Services, tracking_state: TrackingState, tracking_error: str | None = None
-) -> None:
-    """Record that nothing is left to do.
+def _is_cost_missing(
+    operation: HeldOperation, run_id: str, cost_name: str, services: Services, context: CallContext
+) -> bool:
+    """Whether a payment's run lacks its cost.
 
-    :raises LeaseLost: when another process holds the payment by now.
+    On a caller's run, which payments share, costs can't be told apart, only counted; and only while nobody works on
+    another payment there, whose cost may come yet.
     """
-    if not execute(services, _FINISH, payment, new_tracking_state=tracking_state, new_tracking_error=tracking_error):
-        raise LeaseLost
+    if operation.request.get("org_id") is not None:
+        return services.runs.get(run_id, context).costs[cost_name] == 0
+    before = _count_on_shared_run(operation, run_id, services)
+    costs = services.runs.get(run_id, context).costs[cost_name]
+    if before.in_other_hands or _count_on_shared_run(operation, run_id, services) != before:
+        raise RunInUse
+    return bool(costs < before.expected)
+
+
+def _count_on_shared_run(operation: HeldOperation, run_id: str, services: Services) -> Any:
+    (counts,) = services.database.run(_ON_SHARED_RUN, run_id=run_id, kind=operation.kind, operation_id=operation.id)
+    return counts
+
+
+def _as_uuid(run_id: str | None) -> str | None:
+    """The caller's run, when it can be one: runs-service knows its runs by UUID, and refuses any other parent."""
+    try:
+        return run_id and str(uuid.UUID(run_id))
+    except ValueError:
+        return None

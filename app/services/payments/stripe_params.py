@@ -1,33 +1,45 @@
-"""What Stripe is asked for: pure functions from a validated request to Stripe's parameters."""
+"""What Stripe is asked for: pure functions from an operation to Stripe's parameters."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from stripe.params import PaymentIntentCreateParams
 from stripe.params.checkout import SessionCreateParams, SessionCreateParamsDiscount
 
+from app.services.operations.operation import HeldOperation
 
-def payment_metadata(
-    caller: Mapping[str, str], *, payment_id: str, app_id: str, run_id: str | None, org_id: str | None
-) -> dict[str, str]:
+DEFAULT_MODE = "payment"
+DEFAULT_CURRENCY = "usd"
+
+
+def payment_metadata(operation: HeldOperation) -> dict[str, str]:
     """The caller's metadata and our four keys, by which an event finds its payment; ours win."""
-    ours = {"paymentId": payment_id, "appId": app_id, "runId": run_id, "orgId": org_id}
-    return {**caller, **{key: value for key, value in ours.items() if value is not None}}
+    ours = {
+        "paymentId": str(operation.payment_id),
+        "appId": operation.app_id,
+        "runId": operation.run_id,
+        "orgId": operation.request.get("org_id"),
+    }
+    return {
+        **operation.request.get("metadata", {}),
+        **{key: value for key, value in ours.items() if value is not None},
+    }
 
 
-def checkout_session_params(request: Mapping[str, Any], metadata: dict[str, str]) -> SessionCreateParams:
+def checkout_session_params(operation: HeldOperation) -> SessionCreateParams:
     """https://docs.stripe.com/api/checkout/sessions/create
 
     The metadata goes onto what the session makes as well: an intent or a subscription doesn't inherit it.
     """
+    request, metadata = operation.request, payment_metadata(operation)
+    mode = request.get("mode", DEFAULT_MODE)
     params: SessionCreateParams = {
-        "mode": request["mode"],
+        "mode": mode,
         "line_items": [{"price": item["price_id"], "quantity": item["quantity"]} for item in request["line_items"]],
         "success_url": request["success_url"],
         "cancel_url": request["cancel_url"],
         "metadata": metadata,
     }
-    if request["mode"] == "subscription":
+    if mode == "subscription":
         params["subscription_data"] = {"metadata": metadata}
     else:
         params["payment_intent_data"] = {"metadata": metadata}
@@ -40,13 +52,14 @@ def checkout_session_params(request: Mapping[str, Any], metadata: dict[str, str]
     return params
 
 
-def payment_intent_params(request: Mapping[str, Any], metadata: dict[str, str]) -> PaymentIntentCreateParams:
+def payment_intent_params(operation: HeldOperation) -> PaymentIntentCreateParams:
     """https://docs.stripe.com/api/payment_intents/create"""
+    request = operation.request
     params: PaymentIntentCreateParams = {
         "amount": request["amount_in_cents"],
-        "currency": request["currency"],
+        "currency": request.get("currency", DEFAULT_CURRENCY),
         "automatic_payment_methods": {"enabled": True},
-        "metadata": metadata,
+        "metadata": payment_metadata(operation),
     }
     if "customer_id" in request:
         params["customer"] = request["customer_id"]

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, Text, any_, bindparam, cast, f
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.database import Message, send
+from app.database import Batch
 from app.models import Payment, PaymentStatus
 from app.services import Services
 
@@ -46,27 +46,27 @@ def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dic
 
     :param filters: any of `run_ids`, `org_id`, `brand_id`, `app_id`, `campaign_id`
     """
-    groups = send(services.database, _sums_by_currency(frozenset(filters)), filters)
+    groups = services.database.run(_sums_by_currency(frozenset(filters)), **filters)
 
     def total(name: str) -> int:
         return sum(getattr(group, name) for group in groups)
 
     return {
-        "totalPayments": total("payments"),
-        "totalAmountInCents": total("amount"),
-        "successCount": total("success_count"),
-        "failureCount": total("failure_count"),
-        "refundCount": total("refund_count"),
-        "disputeCount": total("dispute_count"),
+        "total_payments": total("payments"),
+        "total_amount_in_cents": total("amount"),
+        "success_count": total("success_count"),
+        "failure_count": total("failure_count"),
+        "refund_count": total("refund_count"),
+        "dispute_count": total("dispute_count"),
         # A checkout that Stripe has not taken yet has no currency, and no money to show.
         "currencies": [
             {
                 "currency": group.currency,
                 "payments": group.payments,
-                "grossInCents": group.received,
-                "refundedInCents": group.refunded,
-                "disputedInCents": group.disputed,
-                "netInCents": group.received - group.refunded - group.disputed,
+                "gross_in_cents": group.received,
+                "refunded_in_cents": group.refunded,
+                "disputed_in_cents": group.disputed,
+                "net_in_cents": group.received - group.refunded - group.disputed,
             }
             for group in groups
             if group.currency is not None
@@ -75,8 +75,8 @@ def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dic
 
 
 @cache
-def _sums_by_currency(filters: frozenset[str]) -> Message:
-    return Message(
+def _sums_by_currency(filters: frozenset[str]) -> Batch:
+    return Batch(
         select(Payment.currency, *(expression.label(name) for name, expression in _SUMS.items()))
         .where(Payment.status != PaymentStatus.REJECTED, *(_FILTERS[name] for name in filters))
         .group_by(Payment.currency)

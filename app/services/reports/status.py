@@ -2,119 +2,60 @@
 
 import base64
 import uuid
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
-import orjson
-from orjson import Fragment
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    Text,
-    bindparam,
-    cast,
-    func,
-    literal_column,
-    select,
-    tuple_,
-    union,
-)
+from sqlalchemy import ColumnElement, Select, bindparam, func, select, tuple_, union
 from sqlalchemy.dialects.postgresql import TIMESTAMP
-from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import Uuid
 
-from app.database import Message, send
+from app.database import Batch
 from app.errors import InvalidRequest, NotFound
-from app.models import Payment, PaymentStatus
-from app.schemas.base import camel_case
+from app.models import Operation, Payment, PaymentKind, PaymentStatus, TrackingState
 from app.services import Services
-from app.services.events.projection import project
-from app.services.events.receive import READ_EVENTS, as_json, creation_of, events_from, is_taken
+from app.services.events.fold import READ_EVENTS
+from app.services.events.projection import Projection, project
+from app.services.events.stripe_event import Event
 
-# In UTC, whatever time zone the server is in.
-_ISO_8601: ColumnElement[str] = literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'""")
-_UTC: ColumnElement[str] = literal_column("'UTC'")
+# A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the
+# operation knows a run of the payment's own.
+_SHOWN = select(
+    *(column for column in Payment.__table__.columns if column.key != "run_id"),
+    func.coalesce(Payment.run_id, Operation.run_id).label("run_id"),
+    func.coalesce(Operation.tracking_state, TrackingState.NONE).label("tracking_state"),
+    Operation.tracking_error,
+).outerjoin(Operation, Operation.id == Payment.id)
 
-
-def _json(*columns: InstrumentedAttribute[Any] | ColumnElement[Any]) -> ColumnElement[Any]:
-    """A JSON object that holds these columns, by their names on the wire."""
-    names: Iterable[ColumnElement[str]] = (literal_column(f"'{camel_case(column.key)}'") for column in columns)
-    return func.json_build_object(*chain.from_iterable(zip(names, columns, strict=True)))
-
-
-def _time(column: InstrumentedAttribute[datetime]) -> ColumnElement[str]:
-    return func.to_char(func.timezone(_UTC, column), _ISO_8601).label(column.key)
-
-
-# What `PaymentSchema` describes, as PostgreSQL writes it: it makes text of every column anyway.
-_PAYMENT = cast(
-    _json(
-        Payment.id,
-        Payment.org_id,
-        Payment.run_id,
-        Payment.parent_run_id,
-        Payment.brand_id,
-        Payment.app_id,
-        Payment.campaign_id,
-        Payment.stripe_payment_intent_id,
-        Payment.stripe_checkout_session_id,
-        Payment.stripe_subscription_id,
-        Payment.stripe_customer_id,
-        Payment.amount_in_cents,
-        Payment.currency,
-        Payment.status,
-        Payment.description,
-        Payment.payment_metadata.label("metadata"),
-        Payment.amount_received_in_cents,
-        Payment.amount_refunded_in_cents,
-        _time(Payment.created_at),
-        _time(Payment.updated_at),
-        _json(Payment.tracking_state.label("state"), Payment.tracking_error.label("error")).label("tracking"),
-    ),
-    Text,
-).label("payment")
-
-_FIND = Message(
-    select(
-        _PAYMENT, Payment.kind, Payment.step, Payment.status, Payment.created_as, as_json(READ_EVENTS).label("events")
-    ).where(Payment.id == bindparam("payment_id"))
-)
+_FIND = Batch(_SHOWN.where(Payment.id == bindparam("payment_id")))
 
 _position = tuple_(Payment.created_at, Payment.id)
 _before = tuple_(bindparam("created_at", type_=TIMESTAMP(timezone=True)), bindparam("id", type_=Uuid))
 
 
-def _page(of: ColumnElement[bool]) -> Select[uuid.UUID, datetime]:
-    """The ids of a page, newest first: read from an index on what is asked for and on the position."""
-    return (
-        select(Payment.id, Payment.created_at)
-        .where(of, Payment.status != PaymentStatus.REJECTED)
-        .order_by(Payment.created_at.desc(), Payment.id.desc())
-        .limit(bindparam("limit"))
-    )
+def _page(of: ColumnElement[bool], *, later: bool) -> Select[Any]:
+    """A page, newest first: read from an index on what is asked for and on the position."""
+    page = _SHOWN.where(of, Payment.status != PaymentStatus.REJECTED)
+    if later:
+        page = page.where(_position < _before)
+    return page.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(bindparam("limit"))
 
 
-def _pages(*of: ColumnElement[bool]) -> tuple[Message, Message]:
+def _pages(*of: ColumnElement[bool]) -> tuple[Batch, Batch]:
     """The query for the first page, and the one for a page before a position.
 
     What is asked for in several columns is read from the index of each, and merged.
     """
-    first = [_page(condition).subquery() for condition in of]
-    later = [_page(condition).where(_position < _before).subquery() for condition in of]
-    return _whole_rows(first), _whole_rows(later)
 
+    def query(*, later: bool) -> Batch:
+        first, *others = (_page(condition, later=later) for condition in of)
+        if not others:
+            return Batch(first)
+        merged = union(*(select(page.subquery()) for page in (first, *others))).subquery()
+        newest = merged.c.created_at.desc(), merged.c.id.desc()
+        return Batch(select(merged).order_by(*newest).limit(bindparam("limit")))
 
-def _whole_rows(pages: Sequence[Any]) -> Message:
-    ids = union(*(select(page.c.id) for page in pages)).subquery()
-    return Message(
-        select(_PAYMENT)
-        .join(ids, ids.c.id == Payment.id)
-        .order_by(Payment.created_at.desc(), Payment.id.desc())
-        .limit(bindparam("limit"))
-    )
+    return query(later=False), query(later=True)
 
 
 _OF_ORG = _pages(Payment.org_id == bindparam("key"))
@@ -149,13 +90,13 @@ def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
     :raises NotFound: when there is no such payment.
     """
     try:
-        key = {"payment_id": uuid.UUID(payment_id)}
+        key = uuid.UUID(payment_id)
     except ValueError:
         raise NotFound("Payment not found") from None
-    rows = send(services.database, _FIND, key)
+    rows = services.database.run(_FIND, payment_id=key)
     if not rows:
         raise NotFound("Payment not found")
-    return {"payment": Fragment(rows[0].payment), "events": _happenings(rows[0])}
+    return {"payment": _shown(rows[0]), "events": _happenings(rows[0], services)}
 
 
 def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
@@ -175,7 +116,7 @@ def list_payments_of_run(run_id: str, *, limit: int, cursor: str | None = None, 
 
 
 def _list(
-    pages: tuple[Message, Message], key: str, *, limit: int, cursor: str | None, services: Services
+    pages: tuple[Batch, Batch], key: str, *, limit: int, cursor: str | None, services: Services
 ) -> dict[str, Any]:
     first, later = pages
     # One more than asked for tells whether there is a next page.
@@ -184,24 +125,21 @@ def _list(
         values |= asdict(Position.of(cursor))
     # PostgreSQL knows no NUL, so no payment has one.
     if "\x00" in key:
-        return {"payments": (), "nextCursor": None}
-    payments = [row.payment for row in send(services.database, later if cursor else first, values)]
-    next_cursor = _cursor_after(payments[limit - 1]) if len(payments) > limit else None
-    return {"payments": list(map(Fragment, payments[:limit])), "nextCursor": next_cursor}
+        return {"payments": [], "next_cursor": None}
+    rows = services.database.run(later if cursor else first, **values)
+    next_cursor = _cursor_after(rows[limit - 1]) if len(rows) > limit else None
+    return {"payments": [_shown(row) for row in rows[:limit]], "next_cursor": next_cursor}
 
 
-def _cursor_after(payment: str) -> str:
-    shown = orjson.loads(payment)
-    return base64.urlsafe_b64encode(f"{shown['createdAt']}/{shown['id']}".encode()).decode()
+def _cursor_after(row: Any) -> str:
+    return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode()
 
 
-def _happenings(payment: Any) -> dict[str, Any]:
-    if not is_taken(payment):
-        return {"successes": (), "failures": (), "refunds": (), "disputes": ()}
-    projection = project(creation_of(payment), events_from(payment.events))
-    return {
-        "successes": projection.successes,
-        "failures": projection.failures,
-        "refunds": projection.refunds,
-        "disputes": projection.disputes,
-    }
+def _shown(row: Any) -> dict[str, Any]:
+    return {**row._asdict(), "tracking": {"state": row.tracking_state, "error": row.tracking_error}}
+
+
+def _happenings(payment: Any, services: Services) -> Projection | dict[str, Any]:
+    rows = services.database.run(READ_EVENTS, payment_id=payment.id)
+    projection = project(payment.id, PaymentKind(payment.kind), [Event(*row) for row in rows])
+    return projection or {"successes": [], "failures": [], "refunds": [], "disputes": []}

@@ -1,29 +1,39 @@
-"""HTTP to an upstream: pooled connections, a deadline for the whole exchange, bounded bodies, no redirects."""
+"""HTTP to an upstream: urllib3, with a deadline for the whole exchange, bounded bodies and no redirects."""
 
+import logging
 import socket
 import ssl
 import time
-import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
-from select import POLLIN, poll
+from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, connection_from_url
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.services.upstreams.call_context import Deadline
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+# More than a process has threads: every connection is kept for the next exchange.
+MAX_IDLE_CONNECTIONS = 64
 USER_AGENT = "stripe-service"
 
 # Servers commonly close a connection that was idle for 5 seconds. A request written just then is lost, and nobody
 # can tell whether it was executed; so a connection that was idle for nearly that long isn't used again.
 MAX_IDLE_SECONDS = 4.0
+
+# Of the exchange in hand: urllib3 makes and uses sockets by itself, and knows of timeouts alone.
+_deadline: ContextVar[Deadline] = ContextVar("exchange_deadline")
+
+# It warns of headers that it can't read, and quotes them and the URL.
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -31,125 +41,108 @@ class Answer:
     """What an upstream answered: status, headers and the whole body."""
 
     status: int
-    headers: HTTPMessage
+    headers: Mapping[str, str]
     body: bytes
 
 
-class _Deadlined:
+def _remaining_seconds() -> float:
+    """How long the exchange may still take.
+
+    :raises TimeoutError: when its deadline has passed.
+    """
+    remaining = _deadline.get().remaining_seconds
+    if remaining <= 0:
+        raise TimeoutError("the deadline has passed")
+    return remaining
+
+
+class _Socket(socket.socket):
     """A socket whose every send and read ends with the exchange, where its timeout would start afresh with each.
 
     An upstream that drips a byte a second would stay within a timeout for ever.
     """
 
-    deadline: Deadline
-
-    def spend_what_remains(self) -> None:
-        """Let the next call take as long as the exchange may still take.
-
-        :raises TimeoutError: when that is over.
-        """
-        remaining = self.deadline.remaining_seconds
-        if remaining <= 0:
-            raise TimeoutError("timed out")
-        self.settimeout(remaining)  # type: ignore[attr-defined]
+    # On the monotonic clock.
+    last_read_at = 0.0
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.spend_what_remains()
-        return super().recv_into(*args, **kwargs)  # type: ignore[misc, no-any-return]
+        self.settimeout(_remaining_seconds())
+        count = super().recv_into(*args, **kwargs)
+        self.last_read_at = time.monotonic()
+        return count
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
-        self.spend_what_remains()
-        super().sendall(*args, **kwargs)  # type: ignore[misc]
-
-    def do_handshake(self, *args: Any, **kwargs: Any) -> None:
-        self.spend_what_remains()
-        super().do_handshake(*args, **kwargs)  # type: ignore[misc]
+        self.settimeout(_remaining_seconds())
+        super().sendall(*args, **kwargs)
 
 
-class _Socket(_Deadlined, socket.socket):
-    def pending(self) -> int:
-        """How many bytes were taken from the system and not yet read: none, without TLS."""
-        return 0
+class _TLSSocket(_Socket, ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(_remaining_seconds())
+        super().do_handshake(block)
 
 
-class _TLSSocket(_Deadlined, ssl.SSLSocket):
-    pass
+class _Connection(HTTPConnection):
+    """A connection that is made before the deadline, and used again only while that is safe."""
 
+    # A `_Socket`, while there is one.
+    sock: Any
 
-class _Connection:
-    """An open connection, for one exchange after another."""
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first of the host's addresses that lets us. urllib3 has no public way to choose its sockets.
 
-    _answer: HTTPResponse
-    # On the monotonic clock.
-    idle_since = 0.0
+        Each gets an equal share of the time that is left for it and those after it: a silent one doesn't take it all.
+        """
+        failure = OSError("the name has no address")
+        addresses: list[Any] = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for tried, (*_, address) in enumerate(addresses):
+            try:
+                plain = socket.create_connection(address[:2], _remaining_seconds() / (len(addresses) - tried))
+            except OSError as error:
+                failure = error
+            else:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return _Socket(fileno=plain.detach())
+        raise failure
 
-    def __init__(self, connected: Any) -> None:
-        self._socket = connected
+    def connect(self) -> None:
+        """Connect, and agree on TLS where the upstream speaks it.
 
-    def ask(self, request: bytes, deadline: Deadline) -> HTTPResponse:
-        """Send a request; what is returned has yet to read its answer."""
-        self._socket.deadline = deadline
-        self._socket.sendall(request)
-        self._answer = HTTPResponse(self._socket)
-        return self._answer
-
-    @property
-    def stays_open(self) -> bool:
-        """Whether the upstream said so in its answer."""
-        return not self._answer.will_close
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether another exchange can begin. What is there to be read before it is a farewell, or nothing of ours."""
-        if time.monotonic() - self.idle_since >= MAX_IDLE_SECONDS:
-            return False
-        readable = poll()
-        readable.register(self._socket, POLLIN)
-        return not (self._socket.pending() or readable.poll(0))
-
-    def close(self) -> None:
-        """Let go of the socket, whatever may still come."""
-        self._socket.close()
-
-
-def _connect(host: str, port: int, tls: ssl.SSLContext | None, deadline: Deadline) -> _Connection:
-    connected = _connect_to_first(host, port, deadline)
-    if tls is None:
-        return _Connection(connected)
-    secured: Any = tls.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)
-    secured.deadline = deadline
-    try:
-        secured.do_handshake()
-    except BaseException:
-        secured.close()
-        raise
-    return _Connection(secured)
-
-
-def _connect_to_first(host: str, port: int, deadline: Deadline) -> _Socket:
-    failure: OSError = OSError("the name has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        connection = _Socket(family, kind, protocol)
-        connection.deadline = deadline
+        :raises NewConnectionError: when either fails; urllib3's other errors come when something may have been sent.
+        """
         try:
-            connection.spend_what_remains()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.connect(address)
+            super().connect()
         except OSError as error:
-            connection.close()
-            failure = error
-        else:
-            return connection
-    raise failure
+            raise NewConnectionError(self, str(error)) from error
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether another exchange can begin. What can be read before it is a farewell, or nothing of ours."""
+        return super().is_connected and time.monotonic() - self.sock.last_read_at < MAX_IDLE_SECONDS
 
 
-def _close_all(connections: Iterable[_Connection]) -> None:
-    for connection in connections:
-        connection.close()
+class _TLSConnection(_Connection, HTTPSConnection):
+    @property
+    def is_connected(self) -> bool:
+        """The same. What TLS has decrypted and nobody has read counts too, and the system doesn't know of it."""
+        return super().is_connected and not self.sock.pending()
+
+
+def _new_pool(url: str) -> HTTPConnectionPool:
+    is_tls = urlsplit(url).scheme == "https"
+    tls: dict[str, Any] = {"ssl_context": _tls_context()} if is_tls else {}
+    pool = connection_from_url(url, maxsize=MAX_IDLE_CONNECTIONS, retries=False, **tls)
+    pool.ConnectionCls = _TLSConnection if is_tls else _Connection
+    return pool
 
 
 def _tls_context() -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=certifi.where())
+    """Trust the public authorities, and also those of the system or of SSL_CERT_FILE and SSL_CERT_DIR.
+
+    Neither replaces the other: one process speaks to Stripe, and to upstreams whose authority may be private.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
     context.sslsocket_class = _TLSSocket
     return context
 
@@ -161,19 +154,10 @@ class Transport:
     """
 
     def __init__(self, upstream: str, url: str) -> None:
-        base = urlsplit(url)
         self._upstream = upstream
-        self._host = base.hostname or ""
-        self._tls = _tls_context() if base.scheme == "https" else None
-        self._port = base.port or (80 if self._tls is None else 443)
-        self._path = base.path
-        self._headers = {
-            "Host": base.netloc.rpartition("@")[2],
-            "User-Agent": USER_AGENT,
-            "Accept-Encoding": "identity",
-        }
-        self._idle: deque[_Connection] = deque()
-        weakref.finalize(self, _close_all, self._idle)
+        self._path = urlsplit(url).path
+        # Without settings there is no URL, and an application is built all the same, for `flask --help`.
+        self._pool = _new_pool(url or "http://unset.invalid")
 
     def send(
         self,
@@ -191,79 +175,56 @@ class Transport:
 
         :raises UpstreamUnavailable: when no connection could be made (`executed` is False), or it broke (None).
         :raises UpstreamTimeout: when the deadline came first; `executed` is False when nothing was sent.
-        :raises UpstreamError: when the answer was cut short, too long, a redirect or no HTTP.
+        :raises UpstreamError: when the answer was too long, a redirect or an interim one.
+        :raises ValueError: when a header holds anything but printable ASCII.
         """
-        request = self._request(method, path, headers, body)
+        ask = self._request(method, path, headers, body)
         try:
-            return self._exchange(request, deadline)
+            return self._exchange(ask, deadline)
         except UpstreamUnavailable as error:
             if not repeatable or error.executed is False:
                 raise
-            return self._exchange(request, deadline)
+            return self._exchange(ask, deadline)
 
-    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        length = {} if method == "GET" else {"Content-Length": str(len(body))}
-        fields = {**self._headers, **headers, **length}
-        head = [f"{method} {self._path}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        if not all(map(str.isprintable, head)):
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Callable[[], BaseHTTPResponse]:
+        fields = {"User-Agent": USER_AGENT, **headers}
+        text = "".join(chain(*fields.items()))
+        if not (text.isascii() and text.isprintable()):
             raise ValueError("a header can't hold the end of a line")
-        return "\r\n".join((*head, "", "")).encode("ascii") + body
+        as_it_comes = {"redirect": False, "preload_content": False, "decode_content": False}
+        return partial(self._pool.urlopen, method, self._path + path, body or None, fields, **as_it_comes)
 
-    def _exchange(self, request: bytes, deadline: Deadline) -> Answer:
+    def _exchange(self, ask: Callable[[], BaseHTTPResponse], deadline: Deadline) -> Answer:
         if deadline.remaining_seconds <= 0:
             raise UpstreamTimeout(self._upstream, reason="no time was left to ask", executed=False)
+        _deadline.set(deadline)
         try:
-            with self._connection(deadline) as connection, connection.ask(request, deadline) as response:
+            # A response that is left before its end takes the connection with it.
+            with ask() as response:
                 return self._read(response)
-        except TimeoutError as error:
-            raise UpstreamTimeout(self._upstream, reason="no answer in time") from error
-        except (HTTPException, OSError, ValueError) as error:
-            raise UpstreamUnavailable(self._upstream, reason="the connection broke") from error
+        except (HTTPError, ValueError) as error:
+            raise self._failure(error, deadline) from error
 
-    @contextmanager
-    def _connection(self, deadline: Deadline) -> Iterator[_Connection]:
-        """A connection that is used again unless the exchange fails.
-
-        What may still come on it then must never be read as the answer to somebody else's request.
-        """
-        connection = self._idle_connection() or self._new_connection(deadline)
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        if connection.stays_open:
-            connection.idle_since = time.monotonic()
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _idle_connection(self) -> _Connection | None:
-        try:
-            while not (connection := self._idle.pop()).is_usable:
-                connection.close()
-        except IndexError:
-            return None
-        return connection
-
-    def _new_connection(self, deadline: Deadline) -> _Connection:
-        try:
-            return _connect(self._host, self._port, self._tls, deadline)
-        except TimeoutError as error:
-            raise UpstreamTimeout(self._upstream, reason="no connection in time", executed=False) from error
-        except OSError as error:
-            raise UpstreamUnavailable(self._upstream, reason="no connection", executed=False) from error
-
-    def _read(self, response: HTTPResponse) -> Answer:
-        response.begin()
+    def _read(self, response: BaseHTTPResponse) -> Answer:
         if response.status < 200:
-            # The standard library takes an interim answer for the whole one; the true one follows.
+            # urllib3 takes an interim answer for the whole one; the true one follows.
             raise UpstreamError(self._upstream, reason=f"answered {response.status}, an interim answer")
         if 300 <= response.status < 400:
             raise UpstreamError(self._upstream, reason=f"answered {response.status}, a redirect")
-        body = response.read(MAX_BODY_BYTES + 1)
-        if len(body) > MAX_BODY_BYTES:
-            raise UpstreamError(self._upstream, reason="the answer is too long")
-        if response.length:
-            raise IncompleteRead(body, response.length)
-        return Answer(response.status, response.headers, body)
+        body = bytearray()
+        for part in response.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                raise UpstreamError(self._upstream, reason="the answer is too long")
+        return Answer(response.status, response.headers, bytes(body))
+
+    def _failure(self, error: Exception, deadline: Deadline) -> UpstreamError:
+        connected = not isinstance(error, NewConnectionError)
+        executed = None if connected else False
+        if deadline.remaining_seconds <= 0:
+            reason = "no answer in time" if connected else "no connection in time"
+            return UpstreamTimeout(self._upstream, reason=reason, executed=executed)
+        reason = "the connection broke" if connected else "no connection"
+        return UpstreamUnavailable(self._upstream, reason=reason, executed=executed)

@@ -7,20 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
 import stripe
 from cachetools import LRUCache, cached
-from stripe.params import (
-    CouponCreateParams,
-    PaymentIntentCreateParams,
-    PriceCreateParams,
-    PriceListParams,
-    ProductCreateParams,
-)
-from stripe.params.checkout import SessionCreateParams
 
 from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
 from app.logs import redact
@@ -32,82 +23,43 @@ from app.services.upstreams.keys import KeyClient, Provider
 UPSTREAM = "Stripe"
 MAX_CLIENTS = 1_000
 PAGE_SIZE = 100
-MAX_PRICES = 10_000
 MAX_MESSAGE_LENGTH = 500
-MAX_TEXT_LENGTH = 255
-# Of a product. https://github.com/stripe/openapi
-MAX_NAME_LENGTH = 5_000
-MAX_URL_LENGTH = 10_000
 
 T = TypeVar("T")
 
 _deadline: ContextVar[Deadline] = ContextVar("stripe_deadline")
 # What can be one segment of a path: any other id would lead to another route of Stripe's.
 _SEGMENT = re.compile(r"(?!\.+$)[^/\x00]+")
-# What an object's id follows in a path; no other resource that is used has two words.
-_RESOURCE = re.compile(r"/v1/(checkout/sessions|[a-z_]+)")
 
 # The SDK logs whole bodies at DEBUG, and a request's URL at INFO; the first hold secrets.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 stripe.enable_telemetry = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckoutSession:
-    """What we use of Stripe's checkout session. Amounts are in the currency's smallest unit."""
+@dataclass(frozen=True)
+class Resource(Generic[T]):
+    """One kind of Stripe's objects: where it lies, what Stripe calls it, and how we read it.
 
-    id: str
-    url: str | None
-    payment_intent_id: str | None
-    subscription_id: str | None
-    customer_id: str | None
-    amount_total: int | None
-    currency: str | None
+    :param path: such as `/v1/payment_intents`
+    :param object: what each object of the kind says in its own field `object`: `payment_intent`
+    :param read: gives what we use of an object; raises AttributeError, KeyError, TypeError or ValueError when it
+        isn't one
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class PaymentIntent:
-    """What we use of Stripe's payment intent. The amount is in the currency's smallest unit."""
-
-    id: str
-    client_secret: str
-    status: str
-    amount: int
-    currency: str
-    customer_id: str | None
+    path: str
+    object: str
+    read: Callable[[Mapping[str, Any]], T]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """What we use of Stripe's product."""
+@dataclass(frozen=True)
+class _Call:
+    """What is asked of Stripe; `name` is what metrics call it, and holds no id."""
 
-    id: str
+    method: str
+    path: str
     name: str
-    description: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """What we use of Stripe's price. The amount is in the currency's smallest unit; a tiered price has none."""
-
-    id: str
-    product_id: str
-    unit_amount: int | None
-    currency: str
-    active: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coupon:
-    """What we use of Stripe's coupon. It takes off a percentage, or an amount in the currency's smallest unit."""
-
-    id: str
-    name: str | None
-    percent_off: float | None
-    amount_off: int | None
-    currency: str | None
-    duration: str
-    valid: bool
+    params: Mapping[str, Any]
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,200 +146,109 @@ class Stripe:
         """
         self._keys.get(Provider.STRIPE, app_id, context)
 
-    def create_checkout_session(
-        self, app_id: str, params: SessionCreateParams, *, idempotency_key: str, context: CallContext
-    ) -> CheckoutSession:
-        """https://docs.stripe.com/api/checkout/sessions/create
+    def create(
+        self,
+        resource: Resource[T],
+        app_id: str,
+        params: Mapping[str, Any],
+        *,
+        idempotency_key: str,
+        context: CallContext,
+    ) -> T:
+        """Create an object. https://docs.stripe.com/api/idempotent_requests
 
+        :raises ObjectExists: when there is one of the id that the parameters choose.
         :raises StripeRefusal: when Stripe refuses for good.
         :raises StripeRateLimited: when it is asked too often; nothing was executed.
         :raises UpstreamError: when it wasn't executed (`executed` False), or nobody can tell (None).
         """
-        answer = self._call(app_id, "post", "/v1/checkout/sessions", params, idempotency_key, context)
-        return _read(_checkout_session, answer)
+        call = _Call("post", resource.path, f"POST {resource.path}", params, idempotency_key)
+        return _read(resource, self._call(app_id, call, context))
 
-    def create_payment_intent(
-        self, app_id: str, params: PaymentIntentCreateParams, *, idempotency_key: str, context: CallContext
-    ) -> PaymentIntent:
-        """https://docs.stripe.com/api/payment_intents/create
+    def retrieve(self, resource: Resource[T], app_id: str, object_id: str, context: CallContext) -> T:
+        """One object as Stripe shows it now.
 
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
+        :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
-        answer = self._call(app_id, "post", "/v1/payment_intents", params, idempotency_key, context)
-        return _read(_payment_intent, answer)
+        require_possible_id(object_id)
+        path = f"{resource.path}/{quote(object_id, safe='')}"
+        call = _Call("get", path, f"GET {resource.path}/{{id}}", {})
+        return _read(resource, self._call(app_id, call, context))
 
-    def retrieve_payment_intent(self, app_id: str, payment_intent_id: str, context: CallContext) -> PaymentIntent:
-        """https://docs.stripe.com/api/payment_intents/retrieve
+    def list(
+        self,
+        resource: Resource[T],
+        app_id: str,
+        filters: Mapping[str, Any],
+        *,
+        new_context: Callable[[], CallContext],
+    ) -> Iterator[T]:
+        """All objects that the filters let through, newest first.
 
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        answer = self._call(app_id, "get", f"/v1/payment_intents/{payment_intent_id}", {}, None, context)
-        return _read(_payment_intent, answer)
-
-    def create_product(
-        self, app_id: str, params: ProductCreateParams, *, idempotency_key: str, context: CallContext
-    ) -> Product:
-        """https://docs.stripe.com/api/products/create
-
-        :raises ObjectExists: when there is one of that id.
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_product, self._call(app_id, "post", "/v1/products", params, idempotency_key, context))
-
-    def retrieve_product(self, app_id: str, product_id: str, context: CallContext) -> Product:
-        """https://docs.stripe.com/api/products/retrieve
-
-        :raises NoSuchObject: when there is none.
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_product, self._retrieve(app_id, "products", product_id, context))
-
-    def create_price(
-        self, app_id: str, params: PriceCreateParams, *, idempotency_key: str, context: CallContext
-    ) -> Price:
-        """https://docs.stripe.com/api/prices/create
-
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_price, self._call(app_id, "post", "/v1/prices", params, idempotency_key, context))
-
-    def retrieve_price(self, app_id: str, price_id: str, context: CallContext) -> Price:
-        """https://docs.stripe.com/api/prices/retrieve
-
-        :raises NoSuchObject: when there is none.
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_price, self._retrieve(app_id, "prices", price_id, context))
-
-    def list_active_prices(self, app_id: str, product_id: str, context: CallContext) -> list[Price]:
-        """All active prices of a product, newest first. https://docs.stripe.com/api/prices/list
-
-        :raises NoSuchObject: when Stripe says that there is no such product.
-        :raises UpstreamError: also when there are more than `MAX_PRICES`.
-        :raises StripeRefusal, StripeRateLimited: as for a checkout session.
-        """
-        _require_possible(product_id)
-        filters: PriceListParams = {"product": product_id, "active": True}
-        prices = self.list_objects(app_id, "/v1/prices", filters, new_context=lambda: context)
-        listed = [_read(_price, price) for price in islice(prices, MAX_PRICES + 1)]
-        if len(listed) > MAX_PRICES:
-            too_many = f"{UPSTREAM} lists more than {MAX_PRICES} active prices of this product"
-            raise UpstreamError(UPSTREAM, reason="the list is too long", sentence=too_many)
-        return listed
-
-    def create_coupon(
-        self, app_id: str, params: CouponCreateParams, *, idempotency_key: str, context: CallContext
-    ) -> Coupon:
-        """https://docs.stripe.com/api/coupons/create
-
-        :raises ObjectExists: when there is one of that id.
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_coupon, self._call(app_id, "post", "/v1/coupons", params, idempotency_key, context))
-
-    def retrieve_coupon(self, app_id: str, coupon_id: str, context: CallContext) -> Coupon:
-        """https://docs.stripe.com/api/coupons/retrieve
-
-        :raises NoSuchObject: when there is none.
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for a checkout session.
-        """
-        return _read(_coupon, self._retrieve(app_id, "coupons", coupon_id, context))
-
-    def find_checkout_session(
-        self, app_id: str, payment_id: str, *, created_after: datetime, new_context: Callable[[], CallContext]
-    ) -> CheckoutSession | None:
-        """The session that carries a payment's id in its metadata, looked for among those made since a time.
-
-        :param new_context: called before each page
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
-        """
-        made = self._find_made(app_id, "/v1/checkout/sessions", payment_id, created_after, new_context)
-        return None if made is None else _read(_checkout_session, made)
-
-    def find_payment_intent(
-        self, app_id: str, payment_id: str, *, created_after: datetime, new_context: Callable[[], CallContext]
-    ) -> PaymentIntent | None:
-        """The intent that carries a payment's id in its metadata, looked for among those made since a time.
-
-        :param new_context: called before each page
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating one.
-        """
-        made = self._find_made(app_id, "/v1/payment_intents", payment_id, created_after, new_context)
-        return None if made is None else _read(_payment_intent, made)
-
-    def list_objects(
-        self, app_id: str, path: str, filters: Mapping[str, Any], *, new_context: Callable[[], CallContext]
-    ) -> Iterator[dict[str, Any]]:
-        """All objects of one of Stripe's lists, newest first. https://docs.stripe.com/api/pagination
-
-        :param path: such as `/v1/events`
         :param new_context: called before each page, since a long list takes longer than any one call may
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating a checkout session.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
+        for listed in self._list(resource, app_id, filters, new_context):
+            yield _read(resource, listed)
+
+    def find(
+        self,
+        resource: Resource[T],
+        app_id: str,
+        metadata: tuple[str, str],
+        *,
+        created_after: datetime,
+        new_context: Callable[[], CallContext],
+    ) -> T | None:
+        """The newest object whose metadata holds this key with this value, among those made since a time.
+
+        :param new_context: called before each page
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        filters = {"created": {"gte": int(created_after.timestamp())}}
+        for listed in self._list(resource, app_id, filters, new_context):
+            if _holds(listed, metadata):
+                return _read(resource, listed)
+        return None
+
+    def _list(
+        self, resource: Resource[Any], app_id: str, filters: Mapping[str, Any], new_context: Callable[[], CallContext]
+    ) -> Iterator[Mapping[str, Any]]:
+        """The objects of all pages as Stripe shows them, each with an id. https://docs.stripe.com/api/pagination"""
+        pages = Resource(resource.path, "list", _read_page)
         after: dict[str, str] = {}
         while True:
             params = {**filters, "limit": PAGE_SIZE, **after}
-            page = _read(_page, self._call(app_id, "get", path, params, None, new_context()))
+            call = _Call("get", pages.path, f"GET {pages.path}", params)
+            page = _read(pages, self._call(app_id, call, new_context()))
             yield from page.objects
             if not (page.has_more and page.objects):
                 return
             after = {"starting_after": page.objects[-1]["id"]}
 
-    def retrieve_object(self, app_id: str, path: str, context: CallContext) -> dict[str, Any]:
-        """One object as Stripe shows it now.
-
-        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for creating a checkout session.
-        """
-        return _read(_any_object, self._call(app_id, "get", path, {}, None, context))
-
-    def _retrieve(self, app_id: str, resource: str, object_id: str, context: CallContext) -> object:
-        _require_possible(object_id)
-        return self._call(app_id, "get", f"/v1/{resource}/{quote(object_id, safe='')}", {}, None, context)
-
-    def _find_made(
-        self, app_id: str, path: str, payment_id: str, created_after: datetime, new_context: Callable[[], CallContext]
-    ) -> dict[str, Any] | None:
-        filters = {"created": {"gte": int(created_after.timestamp())}}
-        for made in self.list_objects(app_id, path, filters, new_context=new_context):
-            if (made.get("metadata") or {}).get("paymentId") == payment_id:
-                return made
-        return None
-
-    def _call(
-        self,
-        app_id: str,
-        method: str,
-        path: str,
-        params: Mapping[str, Any],
-        idempotency_key: str | None,
-        context: CallContext,
-    ) -> object:
+    def _call(self, app_id: str, call: _Call, context: CallContext) -> object:
         """Call with the app's key; when Stripe refuses that, once more with the one that key-service has now."""
         context = context.within(self._timeout_seconds)
         key = self._keys.get(Provider.STRIPE, app_id, context)
         try:
-            return self._call_with_key(key, method, path, params, idempotency_key, context)
+            return self._call_with_key(key, call, context)
         except StripeKeyRefused:
             self._keys.forget(Provider.STRIPE, app_id, key)
             fresh_key = self._keys.get(Provider.STRIPE, app_id, context)
             if fresh_key == key:
                 raise
-            return self._call_with_key(fresh_key, method, path, params, idempotency_key, context)
+            return self._call_with_key(fresh_key, call, context)
 
-    def _call_with_key(
-        self,
-        key: str,
-        method: str,
-        path: str,
-        params: Mapping[str, Any],
-        idempotency_key: str | None,
-        context: CallContext,
-    ) -> object:
+    def _call_with_key(self, key: str, call: _Call, context: CallContext) -> object:
         _deadline.set(context.deadline)
-        with upstream_call(UPSTREAM, _call_name(method, path)):
+        with upstream_call(UPSTREAM, call.name):
             try:
                 # raw_request spares the conversion to StripeObject, a third of the CPU of a call.
-                return self._client(key).raw_request(method, path, idempotency_key=idempotency_key, **params).data
+                answer = self._client(key).raw_request(
+                    call.method, call.path, idempotency_key=call.idempotency_key, **call.params
+                )
+                return answer.data
             except stripe.StripeError as error:
                 failure = _our_error(error)
             except (AttributeError, KeyError, TypeError, ValueError):
@@ -402,12 +263,13 @@ class Stripe:
         )
 
 
-def _call_name(method: str, path: str) -> str:
-    """The call without ids: `GET /v1/payment_intents/{id}`."""
-    resource = _RESOURCE.match(path)
-    if resource is None:
-        raise ValueError("no path of Stripe's")
-    return f"{method.upper()} {resource[0]}{'' if resource[0] == path else '/{id}'}"
+def require_possible_id(object_id: str) -> None:
+    """Let nobody ask Stripe for an id that can't be one segment of a path.
+
+    :raises NoSuchObject: when it can't be.
+    """
+    if not _SEGMENT.fullmatch(object_id):
+        raise NoSuchObject("No such object", status=400, code="resource_missing")
 
 
 def _our_error(error: stripe.StripeError) -> Exception:
@@ -443,117 +305,26 @@ def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal
     return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
 
 
-def _read(parse: Callable[[dict[str, Any]], T], answer: object) -> T:
+def _read(resource: Resource[T], answer: object) -> T:
     try:
-        return parse(cast(dict[str, Any], answer))
+        found = cast(Mapping[str, Any], answer)
+        if found["object"] != resource.object:
+            raise ValueError("another object")
+        return resource.read(found)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UpstreamError(UPSTREAM, reason="answered another object than was asked for") from None
 
 
-def _page(answer: dict[str, Any]) -> _Page:
-    _require(answer, "list")
+def _read_page(answer: Mapping[str, Any]) -> _Page:
     objects = answer["data"]
     for listed in objects:
-        _text(listed["id"])
+        # The next page is asked for by it.
+        if not (isinstance(listed["id"], str) and listed["id"]):
+            raise TypeError("not an id")
     return _Page(objects, bool(answer["has_more"]))
 
 
-def _any_object(answer: dict[str, Any]) -> dict[str, Any]:
-    _text(answer["object"])
-    return answer
-
-
-def _checkout_session(answer: dict[str, Any]) -> CheckoutSession:
-    _require(answer, "checkout.session")
-    return CheckoutSession(
-        id=_text(answer["id"]),
-        url=None if answer.get("url") is None else _text(answer["url"], at_most=MAX_URL_LENGTH),
-        payment_intent_id=_id_of(answer.get("payment_intent")),
-        subscription_id=_id_of(answer.get("subscription")),
-        customer_id=_id_of(answer.get("customer")),
-        amount_total=None if answer.get("amount_total") is None else _cents(answer["amount_total"]),
-        currency=None if answer.get("currency") is None else _currency(answer["currency"]),
-    )
-
-
-def _payment_intent(answer: dict[str, Any]) -> PaymentIntent:
-    _require(answer, "payment_intent")
-    return PaymentIntent(
-        id=_text(answer["id"]),
-        client_secret=_text(answer["client_secret"]),
-        status=_text(answer["status"]),
-        amount=_cents(answer["amount"]),
-        currency=_currency(answer["currency"]),
-        customer_id=_id_of(answer.get("customer")),
-    )
-
-
-def _product(answer: dict[str, Any]) -> Product:
-    _require(answer, "product")
-    name = _text(answer["name"], at_most=MAX_NAME_LENGTH)
-    return Product(id=_text(answer["id"]), name=name, description=answer.get("description"))
-
-
-def _price(answer: dict[str, Any]) -> Price:
-    _require(answer, "price")
-    return Price(
-        id=_text(answer["id"]),
-        product_id=_text(_id_of(answer["product"])),
-        unit_amount=_optional(int, answer.get("unit_amount")),
-        currency=_text(answer["currency"]),
-        active=bool(answer["active"]),
-    )
-
-
-def _coupon(answer: dict[str, Any]) -> Coupon:
-    _require(answer, "coupon")
-    return Coupon(
-        id=_text(answer["id"]),
-        name=answer.get("name"),
-        percent_off=_optional(float, answer.get("percent_off")),
-        amount_off=_optional(int, answer.get("amount_off")),
-        currency=answer.get("currency"),
-        duration=_text(answer["duration"]),
-        valid=bool(answer["valid"]),
-    )
-
-
-def _require_possible(object_id: str) -> None:
-    """Ask Stripe for no id that can't be one segment of a path.
-
-    :raises NoSuchObject: when it can't be.
-    """
-    if not _SEGMENT.fullmatch(object_id):
-        raise NoSuchObject("No such object", status=400, code="resource_missing")
-
-
-def _require(answer: dict[str, Any], kind: str) -> None:
-    if answer["object"] != kind:
-        raise ValueError(f"not a {kind}")
-
-
-def _text(value: object, *, at_most: int = MAX_TEXT_LENGTH) -> str:
-    """A string that a column can take."""
-    if not (isinstance(value, str) and 0 < len(value) <= at_most and "\x00" not in value):
-        raise TypeError("not a usable string")
-    value.encode()
-    return value
-
-
-def _cents(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise TypeError("not an amount")
-    return value
-
-
-def _currency(value: object) -> str:
-    return _text(value, at_most=3)
-
-
-def _optional(read: Callable[[Any], T], value: Any) -> T | None:
-    return None if value is None else read(value)
-
-
-def _id_of(reference: Any) -> str | None:
-    """The id of what a field refers to, whether it holds the id or the expanded object."""
-    return None if reference is None else _text(reference if isinstance(reference, str) else reference["id"])
+def _holds(listed: Mapping[str, Any], metadata: tuple[str, str]) -> bool:
+    key, value = metadata
+    held = listed.get("metadata")
+    return isinstance(held, Mapping) and held.get(key) == value

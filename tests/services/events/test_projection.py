@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.models import PaymentKind
-from app.services.events.projection import Creation, Event, project
-from tests.lives import AMOUNT, CHARGE, INTENT, SESSION, Life, lives
+from app.services.events.stripe_event import Event
+from tests.lives import AMOUNT, BORN_AT, CHARGE, INTENT, SESSION, Life, lives
 from tests.soak import amount
 
 
@@ -20,16 +20,16 @@ class TestProject:
         shuffled = data.draw(st.permutations(life.events))
         again = data.draw(st.lists(st.sampled_from(life.events), max_size=5)) if life.events else []
 
-        assert project(life.creation, [*again, *shuffled, *again]) == project(life.creation, life.events)
+        assert life.projection_of([*again, *shuffled, *again]) == life.projection_of(life.events)
 
     @settings(max_examples=amount(1000, 10_000), deadline=None)
     @given(life=lives())
     def test_it_says_what_a_plain_model_of_the_life_says(self, life: Life) -> None:
-        projection = project(life.creation, life.events)
+        projection = life.projection_of(life.events)
 
-        assert projection.status == life.expected_status
-        assert projection.received_in_cents == life.received
-        assert projection.refunded_in_cents == life.refunded
+        assert projection.state.status == life.expected_status
+        assert projection.state.amount_received_in_cents == life.received
+        assert projection.state.amount_refunded_in_cents == life.refunded
         assert len(projection.failures) == life.expected_failures
         assert len(projection.successes) == life.paid
         assert {(r.id, r.amount_in_cents, r.status) for r in projection.refunds} == {
@@ -50,46 +50,50 @@ class TestProject:
             for event in life.events
             for kept in [{"object": event.object["object"], "id": event.object["id"]}]
         ]
-        projection = project(life.creation, odd)
+        projection = life.projection_of(odd)
 
-        assert projection.refunded_in_cents >= 0
-        assert projection.received_in_cents >= 0
+        assert projection.state.amount_refunded_in_cents >= 0
+        assert projection.state.amount_received_in_cents >= 0
 
 
-def intent_event(kind: str, *, created: int = 1, event_id: str = "evt_1", **fields: Any) -> Event:
+def intent_event(kind: str, *, created: int = BORN_AT + 1, event_id: str = "evt_1", **fields: Any) -> Event:
     shape = {"id": INTENT, "object": "payment_intent", "amount": AMOUNT, "currency": "usd"}
     return Event(event_id, f"payment_intent.{kind}", created, shape | fields)
 
 
 class TestForeignObjects:
-    def creation(self) -> Creation:
-        return Life(PaymentKind.CHECKOUT_SESSION).creation
+    def life(self) -> Life:
+        return Life(PaymentKind.CHECKOUT_SESSION)
 
     def test_it_is_not_paid_by_an_intent_that_only_carries_its_metadata(self) -> None:
         paid = intent_event("succeeded", amount_received=AMOUNT, latest_charge=CHARGE)
 
-        projection = project(self.creation(), [paid])
+        projection = self.life().projection_of([paid])
 
-        assert (projection.status, projection.received_in_cents, projection.successes) == ("checkout_created", 0, ())
+        assert (projection.state.status, projection.state.amount_received_in_cents, projection.successes) == (
+            "checkout_created",
+            0,
+            (),
+        )
 
     def test_it_shows_nothing_of_an_intent_over_another_amount(self) -> None:
         events = [intent_event("created", status="requires_payment_method", amount=1),
                   intent_event("payment_failed", event_id="evt_2", amount=1)]  # fmt: skip
 
-        assert project(self.creation(), events).status == "checkout_created"
-        assert project(self.creation(), events).failures == ()
+        assert self.life().projection_of(events).state.status == "checkout_created"
+        assert self.life().projection_of(events).failures == ()
 
     def test_it_shows_a_failed_try_before_the_session_names_its_intent(self) -> None:
         failed = intent_event("payment_failed", last_payment_error={"code": "card_declined"})
 
-        assert project(self.creation(), [failed]).status == "failed"
+        assert self.life().projection_of([failed]).state.status == "failed"
 
     def test_it_is_not_refunded_by_the_refund_of_another_intent(self) -> None:
-        creation = Life(PaymentKind.PAYMENT_INTENT).creation
+        life = Life(PaymentKind.PAYMENT_INTENT)
         other = {"id": "re_1", "object": "refund", "amount": 10, "status": "succeeded", "payment_intent": "pi_other"}
         events = [intent_event("succeeded", amount_received=AMOUNT), Event("evt_2", "refund.created", 2, other)]
 
-        assert project(creation, events).status == "succeeded"
+        assert life.projection_of(events).state.status == "succeeded"
 
 
 class TestShapesOfCheckout:
@@ -109,11 +113,11 @@ class TestShapesOfCheckout:
         for kind, payment_status in told:
             life.tell_session(kind, payment_status=payment_status)
 
-        assert project(life.creation, life.events).status == status
+        assert life.projection_of(life.events).state.status == status
 
     def test_it_counts_a_free_checkout_as_one_success_over_nothing(self) -> None:
         life = Life(PaymentKind.CHECKOUT_SESSION)
         life.tell_session("completed", payment_status="no_payment_required", payment_intent=None, amount_total=0)
 
-        (success,) = project(life.creation, life.events).successes
+        (success,) = life.projection_of(life.events).successes
         assert (success.id, success.amount_in_cents, success.stripe_payment_intent_id) == (SESSION, 0, None)

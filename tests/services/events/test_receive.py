@@ -15,12 +15,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, select, text
 
-from app.database import Message, send
+from app.database import Batch
+from app.models import PaymentKind
 from app.request_context import EXTENSION_KEY
 from app.services import Services
+from app.services.events import fold
 from app.services.events import receive as events
-from app.services.events.projection import Event
-from app.services.events.receive import adopt_early_events, adopt_events, receive_event
+from app.services.events.receive import fold_again, receive_event
+from app.services.events.stripe_event import Event
 from tests.bench.plans import explain, reads_whole_table
 from tests.factories import checkout, intent
 from tests.lives import AMOUNT, CHARGE, INTENT, INVOICE, SESSION, SUBSCRIPTION, Life
@@ -39,6 +41,12 @@ def services(app: Flask) -> Services:
 
 def status_of(client: FlaskClient, payment_id: str) -> Any:
     return client.get(f"/status/{payment_id}").json
+
+
+def told(db: Connection, column: str, condition: str = "true") -> list[str]:
+    """What stands in a column of the events that Stripe told, without what it answered."""
+    query = f"SELECT {column} FROM stripe_events WHERE id NOT LIKE 'op_%' AND {condition}"
+    return list(db.execute(text(query)).scalars())
 
 
 def refund_of(intent_id: str, amount: int = 500) -> dict[str, Any]:
@@ -92,8 +100,7 @@ class TestFinding:
 
         answer = status_of(client, created["paymentId"])
         assert (answer["payment"]["status"], answer["events"]["failures"]) == ("succeeded", [])
-        joined = db.execute(text("SELECT type FROM stripe_events WHERE payment_id IS NOT NULL")).scalars().all()
-        assert joined == ["checkout.session.completed"]
+        assert told(db, "type", "payment_id IS NOT NULL") == ["checkout.session.completed"]
 
     def test_it_keeps_events_of_payments_that_are_not_ours(self, client: FlaskClient, db: Connection) -> None:
         foreign = paid_intent("pi_foreign", metadata={"paymentId": str(uuid.uuid4())})
@@ -111,7 +118,7 @@ class TestFinding:
             receive_event(failed, app_id=app_id, services=services)
 
         assert len(status_of(client, created["paymentId"])["events"]["failures"]) == 1
-        assert db.execute(text("SELECT app_id FROM stripe_events")).scalars().all() == ["shop"]
+        assert told(db, "app_id") == ["shop"]
 
 
 class TestEarlyEvents:
@@ -176,18 +183,17 @@ class TestEarlyEvents:
         teaching = Event("evt_t", "checkout.session.completed", 2, session | {"payment_intent": "pi_x"})
         waiting = Event("evt_w", "refund.created", 1, refund_of("pi_x", 4000))
         inside, other_is_done = threading.Barrier(2), threading.Event()
-        store = events._store
+        payment_of = events._payment_of
 
-        def store_together(cursor: Any, told: Event, *rest: Any) -> Any:
-            """Both have looked for each other and not found; then one commits before the other."""
-            stored = store(cursor, told, *rest)
+        def store_together(stored: Any, told: Event, *rest: Any) -> Any:
+            """Both are stored, and have looked for each other and not found; then one commits before the other."""
             inside.wait(10)
             is_first = (told is waiting) == (first == "event")
             if not is_first:
                 assert other_is_done.wait(10)
-            return stored
+            return payment_of(stored, told, *rest)
 
-        monkeypatch.setattr(events, "_store", store_together)
+        monkeypatch.setattr(events, "_payment_of", store_together)
 
         def receive(told: Event) -> None:
             receive_event(told, app_id=None, services=services)
@@ -212,14 +218,13 @@ class TestPlans:
                  " FROM generate_series(1, 30000) n")
         )  # fmt: skip
         db.execute(text("ANALYZE stripe_events"))
-        known = {"payment_id": uuid.UUID(made["paymentId"]), "of_app": "shop", "any_ref": [made["paymentIntentId"]]}
+        known = {"app_id": "shop", "ids": [made["paymentIntentId"]]}
 
         def look() -> None:
-            adopt_early_events(known["payment_id"], known["any_ref"], services=services)
-            send(services.database, Message(select(events._is_any(events._waits).label("is_any"))), known)
+            services.database.run(Batch(select(fold._waiting.label("count"))), **known)
 
-        plans = explain(services.database, look)
-        assert len(plans) == 2
+        plans = explain(services.database.engine, look)
+        assert len(plans) == 1
         assert [plan for plan in plans if reads_whole_table(plan)] == []
 
 
@@ -231,9 +236,9 @@ class TestRedelivery:
         created = client.post("/payment-intent/create", json=intent()).json
         paid = event("payment_intent.succeeded", paid_intent(created["paymentIntentId"]))
         with monkeypatch.context() as patch:
-            patch.setattr(events, "_fold", lambda *_: 1 / 0)
+            patch.setattr(events, "fold_and_commit", lambda *_: 1 / 0)
             assert deliver(client, paid).status_code == 500
-        assert db.execute(text("SELECT count(*) FROM stripe_events")).scalar_one() == 0
+        assert told(db, "type") == []
 
         assert deliver(client, paid).status_code == 200
         assert status_of(client, created["paymentId"])["payment"]["status"] == "succeeded"
@@ -268,8 +273,6 @@ def payments_and_their_events(count: int, db: Connection) -> tuple[dict[str, Lif
     told: list[dict[str, Any]] = []
     any_order = random.Random(7)
     for number, (kind, live) in zip(range(count), itertools.cycle(itertools.product(range(3), LIVES)), strict=False):
-        from app.models import PaymentKind
-
         is_intent = kind == 0
         life = Life(PaymentKind.PAYMENT_INTENT if is_intent else PaymentKind.CHECKOUT_SESSION, subscription=kind == 2)
         live(life)
@@ -302,35 +305,30 @@ def renamed(told: Event, payment_id: str, number: int) -> dict[str, Any]:
 
 
 def insert_taken(db: Connection, payment_id: str, life: Life, number: int) -> None:
-    creation = life.creation
-    db.execute(
-        text(
-            "INSERT INTO payments (id, kind, app_id, org_id, request_hash, request, step, lease_token, lease_until,"
-            " answer_status, answer, created_as, status, stripe_payment_intent_id, stripe_checkout_session_id,"
-            " amount_in_cents, currency, tracking_state)"
-            " VALUES (:id, :kind, 'shop', 'org_1', '', '{}', 'finished', :id, now(), 200,"
-            " '{}', CAST(:created_as AS jsonb), :status, :intent, :session, :amount, 'usd', 'none')"
-        ),
-        {
-            "id": payment_id,
-            "kind": creation.kind,
-            "created_as": json.dumps(
-                {
-                    "status": creation.status,
-                    "amount_in_cents": AMOUNT,
-                    "currency": "usd",
-                    "payment_intent_id": creation.payment_intent_id and f"{INTENT}_{number}",
-                    "checkout_session_id": creation.checkout_session_id and f"{SESSION}_{number}",
-                    "subscription_id": None,
-                    "customer_id": None,
-                }
-            ),
-            "status": creation.status,
-            "intent": creation.payment_intent_id and f"{INTENT}_{number}",
-            "session": creation.checkout_session_id and f"{SESSION}_{number}",
-            "amount": AMOUNT,
-        },
-    )
+    """Insert a payment as it is when Stripe has made its object."""
+    made = {**life.creation.object, "id": f"{life.creation.object['id']}_{number}"}
+    is_intent = life.kind is PaymentKind.PAYMENT_INTENT
+    values = {
+        "id": payment_id,
+        "kind": life.kind,
+        "fact_id": f"op_{payment_id}:1",
+        "type": life.creation.type,
+        "created": life.creation.created,
+        "made": json.dumps(made),
+        "made_id": made["id"],
+        "status": "requires_payment_method" if is_intent else "checkout_created",
+        "intent": made["id"] if is_intent else None,
+        "session": None if is_intent else made["id"],
+        "amount": AMOUNT,
+    }
+    for statement in (
+        "INSERT INTO payments (id, kind, app_id, org_id, status, stripe_payment_intent_id, stripe_checkout_session_id,"
+        " amount_in_cents, currency) VALUES (:id, :kind, 'shop', 'org_1', :status, :intent, :session, :amount, 'usd')",
+        "INSERT INTO stripe_objects (id, app_id, payment_id) VALUES (:made_id, 'shop', :id)",
+        "INSERT INTO stripe_events (app_id, id, payment_id, type, created, object, refs)"
+        " VALUES ('shop', :fact_id, :id, :type, :created, CAST(:made AS jsonb), ARRAY[:made_id])",
+    ):
+        db.execute(text(statement), values)
 
 
 def deliver_all(web: WebProcess, told: list[dict[str, Any]], *, threads: int) -> None:
@@ -358,7 +356,7 @@ class TestConcurrency:
     ) -> None:
         """Two processes, sixteen threads, every event of every life in any order.
 
-        Fails when `_FIND_AND_LOCK` doesn't lock: two events of a payment fold without each other, and the last wins.
+        Fails when `LOCK` doesn't lock: two events of a payment fold without each other, and the last wins.
         """
         lives, told = payments_and_their_events(self.PAYMENTS, db)
         deliver_all(web, told + told[::7], threads=16)
@@ -381,6 +379,6 @@ class TestConcurrency:
         created = client.post("/payment-intent/create", json=intent()).json
         deliver(client, event("payment_intent.succeeded", paid_intent(created["paymentIntentId"])))
         before = db.execute(text("SELECT xmin, * FROM payments")).one()
-        adopt_events(uuid.UUID(created["paymentId"]), services=services)
+        fold_again(uuid.UUID(created["paymentId"]), services=services)
 
         assert tuple(db.execute(text("SELECT xmin, * FROM payments")).one())[1:] == tuple(before)[1:]

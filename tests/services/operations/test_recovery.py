@@ -21,7 +21,9 @@ from app import create_app
 from app.config import Settings
 from app.request_context import EXTENSION_KEY
 from app.services import Services
-from app.services.operations.recovery import Recovered, RecoveryOutcome, end_orphan_runs, recover_payments
+from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
+from app.services.payments.kinds import KINDS
+from app.services.payments.orphan_runs import end_orphan_runs
 from tests.books import assert_balanced, end_orphan_runs_at_once, recover_until_quiet
 from tests.crashing import create_and_die
 from tests.databases import dispose
@@ -30,6 +32,10 @@ from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess
 
+ROWS = text(
+    "SELECT operations.xmin::text, payments.xmin::text AS of_payment, step, status"
+    " FROM operations JOIN payments USING (id)"
+)
 BODIES: dict[str, Callable[..., dict[str, Any]]] = {"/checkout/create": checkout, "/payment-intent/create": intent}
 ONCE = {"Idempotency-Key": "once"}
 both_routes = pytest.mark.parametrize("path", BODIES)
@@ -49,12 +55,12 @@ def short_lease(settings: Settings) -> Settings:
 
 def lapse(db: Connection) -> None:
     """Let time pass: every lease has lapsed."""
-    db.execute(text("UPDATE payments SET lease_until = now() - interval '1 second' WHERE step <> 'finished'"))
+    db.execute(text("UPDATE operations SET lease_until = now() - interval '1 second' WHERE step <> 'finished'"))
 
 
 def recover(services: Services, db: Connection) -> list[Recovered]:
     lapse(db)
-    return list(recover_payments(services, command="flask recover", at_once=True))
+    return list(recover_operations(services, KINDS, command="flask recover", at_once=True))
 
 
 def outcomes(recovered: list[Recovered]) -> list[str]:
@@ -75,7 +81,7 @@ class TestAccepted:
 
         again = client.post("/payment-intent/create", json=intent(), headers=ONCE)
         assert (again.status_code, again.json["paymentId"]) == (200, payment_id)
-        assert db.execute(text("SELECT attempt FROM payments")).scalar_one() == 2
+        assert db.execute(text("SELECT attempt FROM operations")).scalar_one() == 2
         assert_balanced(db, stand_ins)
 
     def test_it_fails_the_run_of_what_was_taken_back(
@@ -98,7 +104,7 @@ class TestAccepted:
         assert list(end_orphan_runs(services, command="flask recover")) == []
 
         assert end_orphan_runs_at_once(services, db) == [orphan]
-        assert db.execute(text("SELECT run_search_until FROM payments")).scalar_one() is None
+        assert db.execute(text("SELECT run_search_until FROM operations")).scalar_one() is None
 
 
 class TestAsked:
@@ -129,7 +135,7 @@ class TestAsked:
     ) -> None:
         stand_ins.fault("stripe", "reset", method="POST")
         client.post("/payment-intent/create", json=intent(), headers=ONCE)
-        db.execute(text("UPDATE payments SET asked_at = asked_at - interval '24 hours'"))
+        db.execute(text("UPDATE operations SET asked_at = asked_at - interval '24 hours'"))
 
         assert outcomes(recover(services, db)) == ["rejected"]
         assert_balanced(db, stand_ins)
@@ -140,7 +146,7 @@ class TestAsked:
         """Asking again would make a second object: Stripe has forgotten the key."""
         stand_ins.fault("stripe", "reset", method="POST", executed=True)
         client.post("/payment-intent/create", json=intent(), headers=ONCE)
-        db.execute(text("UPDATE payments SET asked_at = asked_at - interval '24 hours'"))
+        db.execute(text("UPDATE operations SET asked_at = asked_at - interval '24 hours'"))
         stand_ins.control("clock", advance=24 * 3600)
 
         assert outcomes(recover(services, db)) == ["taken"]
@@ -160,14 +166,16 @@ class TestAsked:
         assert patient.test_client().post("/payment-intent/create", json=intent(), headers=sent).status_code == 503
         for _ in range(4):
             assert patient.test_client().post("/payment-intent/create", json=intent(), headers=sent).status_code == 200
-        db.execute(text("UPDATE payments SET asked_at = asked_at - interval '24 hours' WHERE step = 'asked'"))
+        db.execute(text("UPDATE operations SET asked_at = asked_at - interval '24 hours' WHERE step = 'asked'"))
         stand_ins.fault("stripe", "delay", method="GET", seconds=0.4, executed=True, times=0)
-        lapsed = text("SELECT count(*) FROM payments WHERE step = 'asked' AND lease_until <= now()")
+        lapsed = text("SELECT count(*) FROM operations WHERE step = 'asked' AND lease_until <= now()")
 
         lapse(db)
         with ThreadPoolExecutor(1) as threads:
             services = patient.extensions[EXTENSION_KEY]
-            recovering = threads.submit(list, recover_payments(services, command="flask recover", at_once=True))
+            recovering = threads.submit(
+                list, recover_operations(services, KINDS, command="flask recover", at_once=True)
+            )
             wait_until(lambda: db.execute(lapsed).scalar_one() == 0, seconds=5, what="the claim")
             while not recovering.done():
                 assert db.execute(lapsed).scalar_one() == 0
@@ -208,7 +216,12 @@ class TestAsked:
     ) -> None:
         stand_ins.fault("stripe", "reset", method="POST", executed=True)
         client.post("/payment-intent/create", json=intent())
-        db.execute(text("UPDATE payments SET stripe_params = jsonb_set(stripe_params::jsonb, '{amount}', '7')::json"))
+        db.execute(
+            text(
+                "UPDATE operations SET stripe_params = convert_to("
+                "jsonb_set(convert_from(stripe_params, 'UTF8')::jsonb, '{amount}', '7')::text, 'UTF8')"
+            )
+        )
 
         assert outcomes(recover(services, db)) == ["stuck"]
 
@@ -220,9 +233,9 @@ class TestAsked:
 
         assert outcomes(recover(services, db)) == ["put off"]
         lapse(db)
-        assert list(recover_payments(services, command="flask worker")) == []
+        assert list(recover_operations(services, KINDS, command="flask worker")) == []
         first, second = [
-            db.execute(text("SELECT recover_at - now() FROM payments")).scalar_one()
+            db.execute(text("SELECT recover_at - now() FROM operations")).scalar_one()
             for _ in range(2)
             if recover(services, db) is not None
         ]
@@ -271,13 +284,14 @@ class TestTaken:
             client.post("/payment-intent/create", json=intent(orgId=..., runId=run_id))
         lapse(db)
         in_hands = text(
-            "UPDATE payments SET lease_until = now() + :time WHERE id = (SELECT id FROM payments ORDER BY id LIMIT 1)"
+            "UPDATE operations SET lease_until = now() + :time"
+            " WHERE id = (SELECT id FROM operations ORDER BY id LIMIT 1)"
         )
         db.execute(in_hands, {"time": timedelta(minutes=1)})
-        assert outcomes(list(recover_payments(services, command="flask recover", at_once=True))) == ["put off"]
+        assert outcomes(list(recover_operations(services, KINDS, command="flask recover", at_once=True))) == ["put off"]
 
         db.execute(in_hands, {"time": timedelta()})
-        settled = outcomes(list(recover_payments(services, command="flask recover", at_once=True)))
+        settled = outcomes(list(recover_operations(services, KINDS, command="flask recover", at_once=True)))
         assert settled == ["settled", "settled"]
         assert len(stand_ins.runs()[run_id]["costs"]) == 2
 
@@ -296,7 +310,7 @@ class TestClaim:
 
         def work(number: int) -> None:
             barrier.wait()
-            found[number] = list(recover_payments(services, command="flask worker"))
+            found[number] = list(recover_operations(services, KINDS, command="flask worker"))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
         for thread in threads:
@@ -304,7 +318,7 @@ class TestClaim:
         for thread in threads:
             thread.join()
 
-        assert len({one.payment_id for one in itertools.chain(*found)}) == 20
+        assert len({one.operation_id for one in itertools.chain(*found)}) == 20
         assert len(found[0]) + len(found[1]) == 20
         assert_balanced(db, stand_ins)
 
@@ -321,16 +335,16 @@ class TestClaim:
             target=lambda: answer.append(client.post("/payment-intent/create", json=intent(), headers=ONCE))
         )
         thread.start()
-        asked = text("SELECT count(*) FROM payments WHERE step = 'asked'")
+        asked = text("SELECT count(*) FROM operations WHERE step = 'asked'")
         wait_until(lambda: db.execute(asked).scalar_one() == 1, seconds=10, what="the ask")
         lapse(db)
-        db.execute(text("UPDATE payments SET lease_token = :token"), {"token": uuid.uuid4()})
-        before = db.execute(text("SELECT xmin::text, step FROM payments")).one()
+        db.execute(text("UPDATE operations SET lease_token = :token"), {"token": uuid.uuid4()})
+        before = db.execute(text("SELECT xmin::text, step FROM operations")).one()
         thread.join()
 
         assert answer[0].status_code == 503
         assert answer[0].json["code"] == "payment_handed_over"
-        assert db.execute(text("SELECT xmin::text, step FROM payments")).one() == before
+        assert db.execute(text("SELECT xmin::text, step FROM operations")).one() == before
 
 
 class TestCrash:
@@ -389,17 +403,20 @@ class TestCrash:
             wait_until(
                 lambda: (
                     RecoveryOutcome.ABANDONED
-                    in [one.outcome for one in recover_payments(services, command="flask recover", at_once=True)]
+                    in [
+                        one.outcome
+                        for one in recover_operations(services, KINDS, command="flask recover", at_once=True)
+                    ]
                 ),
                 seconds=10,
                 what="the lease to lapse",
             )
-            before = db.execute(text("SELECT xmin::text, step, status FROM payments")).one()
+            before = db.execute(ROWS).one()
             for pid in workers:
                 os.kill(pid, signal.SIGCONT)
             thread.join(20)
 
-            assert db.execute(text("SELECT xmin::text, step, status FROM payments")).one() == before
+            assert db.execute(ROWS).one() == before
             assert stand_ins.ledger("stripe") == []
             dispose(recovering)
 

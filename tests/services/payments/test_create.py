@@ -32,7 +32,7 @@ class TestOneIdempotencyKey:
     def test_it_makes_one_object_one_run_and_one_cost_for_50_threads_on_two_processes(
         self, web: WebProcess, stand_ins: StandIns, db: Connection, path: str, body: dict[str, Any]
     ) -> None:
-        """Fails when `_ACCEPT` inserts without ON CONFLICT, or `_TAKE_OVER` doesn't ask whether the lease lapsed."""
+        """Fails when `ACCEPT` inserts without ON CONFLICT, or `_continue` doesn't ask whether the lease lapsed."""
         stand_ins.fault("stripe", "delay", seconds=0.3)
 
         with ThreadPoolExecutor(THREADS) as threads:
@@ -41,7 +41,7 @@ class TestOneIdempotencyKey:
         assert {answer.status_code for answer in answers} == {200}
         assert all(answer.json() == answers[0].json() for answer in answers)
         assert sorted(stand_ins.effects()) == sorted(["run.create", EFFECTS[path], "costs.add", "run.update"])
-        assert db.execute(text("SELECT count(*), min(step) FROM payments")).one() == (1, "finished")
+        assert db.execute(text("SELECT count(*), min(step) FROM operations")).one() == (1, "finished")
 
     def test_it_never_refuses_24_creates_at_a_time(self, web: WebProcess, stand_ins: StandIns) -> None:
         stand_ins.fault("stripe", "delay", seconds=0.3, times=0)

@@ -1,0 +1,137 @@
+"""Folding: a payment's row is locked, its facts are read, and what they come to is written, in one transaction.
+
+Ids that the payment learns go into the table of objects. Events that wait for them are looked for after the commit: of
+an event and a payment that become known at the same time, the one that commits last sees the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Text, Uuid, and_, any_, bindparam, exists, func, not_, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from app.database import Batch, Transaction
+from app.metrics import count_status
+from app.models import Payment, PaymentKind, StripeEvent, StripeObject
+from app.services.events.projection import STATE_COLUMNS, Projection, project
+from app.services.events.stripe_event import Event
+
+# Far more than the events of one payment: a bound for the query, not a rule.
+MAX_EVENTS_OF_PAYMENT = 2_000
+
+_payment_id = bindparam("payment_id", type_=Uuid)
+_ids: Any = bindparam("ids", type_=ARRAY(Text))
+
+EVENT_COLUMNS = (StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object, StripeEvent.previous)
+
+# Two events of one payment wait for each other here. What is read by the second statement is then what the one that
+# was waited for has committed. Inserting an event takes a share of this lock, which FOR UPDATE would wait for.
+LOCK = select(Payment.id).where(Payment.id == _payment_id).with_for_update(key_share=True)
+READ = (
+    select(
+        Payment.id.label("payment_id"),
+        Payment.app_id,
+        Payment.kind,
+        *(getattr(Payment, name) for name in STATE_COLUMNS),
+        *(column.label(f"event_{column.key}") for column in EVENT_COLUMNS),
+    )
+    .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
+    .where(Payment.id == _payment_id)
+    .limit(MAX_EVENTS_OF_PAYMENT)
+)
+LOCK_AND_READ = Batch(LOCK, READ)
+READ_EVENTS = Batch(select(*EVENT_COLUMNS).where(StripeEvent.payment_id == _payment_id).limit(MAX_EVENTS_OF_PAYMENT))
+
+_WRITE = (
+    update(Payment)
+    .where(Payment.id == _payment_id)
+    .values(
+        {name: bindparam(name) for name in STATE_COLUMNS}
+        | {"run_id": func.coalesce(bindparam("run_id"), Payment.run_id), "updated_at": func.now()}
+    )
+)
+
+# An object that is another payment's stays so: one invoice can be paid with the intent of two.
+_new_ids = select(func.unnest(_ids), bindparam("app_id", type_=Text), _payment_id)
+_LEARN = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
+
+# Whether events wait for what a payment has learned. They are counted, for which the index on their ids is read: for
+# EXISTS, which ends with the first, all that waits would be read where the planner expects to find one soon.
+_waiting = (
+    select(func.count())
+    .where(
+        StripeEvent.payment_id.is_(None),
+        StripeEvent.refs.overlap(_ids),
+        StripeEvent.app_id.in_(["", bindparam("app_id")]),
+    )
+    .scalar_subquery()
+)
+
+# What was joined by its metadata, and is about another intent or subscription than the payment's own.
+_kind = StripeEvent.object["object"].astext
+IS_FOREIGN = and_(
+    StripeEvent.payment_id == _payment_id,
+    Payment.id == _payment_id,
+    or_(
+        (_kind == "payment_intent") & Payment.stripe_payment_intent_id.is_not(None),
+        (_kind == "invoice") & Payment.stripe_subscription_id.is_not(None),
+    ),
+    not_(
+        exists().where(
+            StripeObject.id == any_(StripeEvent.refs),
+            StripeObject.app_id == Payment.app_id,
+            StripeObject.payment_id == _payment_id,
+        )
+    ),
+)
+
+_COMMIT = Batch("COMMIT")
+_WRITE_AND_COMMIT = Batch(_WRITE, "COMMIT")
+_WRITE_LEARN_AND_COMMIT = Batch(
+    _WRITE,
+    _LEARN,
+    "COMMIT",
+    select(or_(_waiting > 0, exists().where(IS_FOREIGN)).label("has_more")),
+)
+
+
+def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: str | None = None) -> list[str]:
+    """Bring a payment's row up to date with its facts, and commit.
+
+    :param rows: what `READ` has selected, after `LOCK`
+    :param run_id: the run that the payment's cost is on, where that was not known before
+    :return: the ids that it has learned, where other events are to be joined to it or detached from it by them
+    """
+    payment = rows[0]
+    projection = project(payment.payment_id, PaymentKind(payment.kind), events_of(rows))
+    if projection is None:
+        transaction.commit(_COMMIT)
+        return []
+    return _save_and_commit(transaction, payment, projection, run_id)
+
+
+def events_of(rows: Sequence[Any]) -> list[Event]:
+    """The events in rows that hold a payment beside each of them, or none."""
+    return [
+        Event(row.event_id, row.event_type, row.event_created, row.event_object, row.event_previous)
+        for row in rows
+        if row.event_id is not None
+    ]
+
+
+def _save_and_commit(transaction: Transaction, payment: Any, projection: Projection, run_id: str | None) -> list[str]:
+    state = asdict(projection.state)
+    before = {name: getattr(payment, name) for name in STATE_COLUMNS}
+    learned = sorted(projection.own_ids - set(before.values()))
+    if state == before and not learned:
+        transaction.commit(_COMMIT)
+        return []
+    if state["status"] != before["status"]:
+        count_status(state["status"])
+    known = {"payment_id": payment.payment_id, "run_id": run_id, **state}
+    if not learned:
+        transaction.commit(_WRITE_AND_COMMIT, **known)
+        return []
+    (left,) = transaction.commit(_WRITE_LEARN_AND_COMMIT, app_id=payment.app_id, ids=learned, **known)
+    return learned if left.has_more else []

@@ -1,0 +1,119 @@
+"""A Stripe event: what Stripe said about one of its objects, read from what it sent, and without secrets."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.errors import ServiceError
+from app.services.events.stripe_object import dig
+
+MAX_NAME_LENGTH = 255
+# What PostgreSQL's bigint holds.
+MAX_SECONDS = 2**63 - 1
+
+# Secrets, and what may hold one: the page of a bank, the details of a challenge.
+SECRET_FIELDS = ("client_secret", "next_action")
+# What jsonb can't hold, and what stands for it.
+_NUL, _REPLACEMENT = "\x00", "\ufffd"
+
+
+class NotAnEvent(ServiceError):
+    """A signed body that is no Stripe event."""
+
+    status = 400
+    code = "not_a_stripe_event"
+
+    def __init__(self) -> None:
+        super().__init__("The body is not a Stripe event")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Stripe event; `created` is in seconds since 1970, `previous` holds what the object's changed fields were."""
+
+    id: str
+    type: str
+    created: int
+    object: Mapping[str, Any]
+    previous: Mapping[str, Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the object is, by its own word: an id's prefix doesn't tell (a Link refund is `pyr_`)."""
+        return str(self.object.get("object", ""))
+
+
+def parse_event(body: bytes) -> Event:
+    """Read an event as Stripe sent it.
+
+    :raises NotAnEvent: when it isn't one.
+    """
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise NotAnEvent from None
+    return read_event(event)
+
+
+def read_event(event: object) -> Event:
+    """Read an event whose JSON is read already.
+
+    :raises NotAnEvent: when it isn't one.
+    """
+    if not isinstance(event, Mapping):
+        raise NotAnEvent
+    event_id, event_type, created = event.get("id"), event.get("type"), event.get("created")
+    stripe_object, previous = dig(event, "data", "object"), dig(event, "data", "previous_attributes")
+    genuine = (
+        _is_name(event_id)
+        and _is_name(event_type)
+        and isinstance(created, int)
+        and not isinstance(created, bool)
+        and abs(created) <= MAX_SECONDS
+        and isinstance(stripe_object, dict)
+        # The object of a `balance.available` has no id.
+        and isinstance(stripe_object.get("id", ""), str)
+    )
+    if not genuine:
+        raise NotAnEvent
+    try:
+        shown = storable(previous) if isinstance(previous, dict) else None
+        return Event(str(event_id), str(event_type), int(created or 0), storable(stripe_object), shown)
+    except RecursionError:
+        raise NotAnEvent from None
+
+
+def answer_event(operation_id: uuid.UUID, attempt: int, event_type: str, answer: Mapping[str, Any]) -> Event:
+    """What Stripe answered to an operation, as a fact beside those that it tells by event.
+
+    :param answer: the object that Stripe answered with
+    """
+    created = answer.get("created")
+    at = created if isinstance(created, int) else 0
+    return Event(f"{answer_event_prefix(operation_id)}{attempt}", event_type, at, storable(answer))
+
+
+def answer_event_prefix(operation_id: uuid.UUID) -> str:
+    """How the ids begin of what Stripe answered to an operation; Stripe's own begin with `evt_`."""
+    return f"op_{operation_id}:"
+
+
+def storable(value: Any) -> Any:
+    """A copy without secrets, and without what jsonb refuses.
+
+    :raises RecursionError: when it is too deep
+    """
+    if isinstance(value, Mapping):
+        return {
+            key.replace(_NUL, _REPLACEMENT): storable(inner) for key, inner in value.items() if key not in SECRET_FIELDS
+        }
+    if isinstance(value, list):
+        return [storable(inner) for inner in value]
+    return value.replace(_NUL, _REPLACEMENT) if isinstance(value, str) else value
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and _NUL not in value

@@ -1,0 +1,157 @@
+"""The two kinds of operation that create a payment: a checkout session, and a payment intent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.database import Batch
+from app.models import Operation, Payment, PaymentKind, TrackingState
+from app.services.events.stripe_object import id_of, required, text_of
+from app.services.operations.accept import ACCEPT, ACCEPTED
+from app.services.operations.kind import Kind
+from app.services.operations.operation import HeldOperation
+from app.services.payments.run_tracking import create_run, end_run_made_for_nothing, report_to_run
+from app.services.payments.stripe_params import (
+    DEFAULT_CURRENCY,
+    DEFAULT_MODE,
+    checkout_session_params,
+    payment_intent_params,
+)
+from app.services.upstreams.stripe import Resource
+
+MAX_URL_LENGTH = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckoutSession:
+    """What we use of Stripe's checkout session, and the whole of it."""
+
+    id: str
+    url: str | None
+    stripe_object: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> "CheckoutSession":
+        """:raises ValueError: when it is none."""
+        url = answer.get("url")
+        if url is not None and len(required(text_of(url))) > MAX_URL_LENGTH:
+            raise ValueError("not a usable URL")
+        return cls(id=required(id_of(answer["id"])), url=url, stripe_object=answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaymentIntent:
+    """What we use of Stripe's payment intent, and the whole of it."""
+
+    id: str
+    client_secret: str
+    status: str
+    stripe_object: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> "PaymentIntent":
+        """:raises ValueError: when it is none."""
+        return cls(
+            id=required(id_of(answer["id"])),
+            client_secret=required(text_of(answer["client_secret"])),
+            status=required(text_of(answer["status"])),
+            stripe_object=answer,
+        )
+
+
+CHECKOUT_SESSIONS = Resource("/v1/checkout/sessions", "checkout.session", CheckoutSession.read)
+PAYMENT_INTENTS = Resource("/v1/payment_intents", "payment_intent", PaymentIntent.read)
+
+# What the caller asked for stands on the payment from the beginning, and belongs to nobody but whoever accepts it.
+_PAYMENT_COLUMNS = (
+    "app_id", "kind", "org_id", "run_id", "parent_run_id", "brand_id", "campaign_id", "stripe_customer_id",
+    "amount_in_cents", "currency", "description", "payment_metadata",
+)  # fmt: skip
+_add_payment = (
+    insert(Payment)
+    .from_select(
+        ["id", *(getattr(Payment, name) for name in _PAYMENT_COLUMNS)],
+        select(Operation.id, *(bindparam(name, type_=getattr(Payment, name).type) for name in _PAYMENT_COLUMNS)).where(
+            ACCEPTED
+        ),
+    )
+    .returning(Payment.id)
+)
+_ACCEPT_WITH_PAYMENT = Batch(ACCEPT, _add_payment)
+
+
+def _payment_columns(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a payment, and where its operation is tracked."""
+    org_id, caller_run_id = body.get("org_id"), body.get("run_id")
+    # Without an organisation there is no run of our own: the cost goes onto the caller's.
+    run_id = None if org_id else caller_run_id
+    return {
+        "org_id": org_id,
+        "run_id": run_id,
+        "parent_run_id": caller_run_id,
+        "brand_id": body.get("brand_id"),
+        "campaign_id": body.get("campaign_id"),
+        "stripe_customer_id": body.get("customer_id"),
+        "amount_in_cents": None,
+        "currency": None,
+        "description": body.get("description"),
+        "payment_metadata": body.get("metadata", {}),
+        "tracking_state": TrackingState.PENDING if org_id or run_id else TrackingState.NONE,
+    }
+
+
+def _intent_columns(body: Mapping[str, Any]) -> dict[str, Any]:
+    currency = body.get("currency", DEFAULT_CURRENCY)
+    return {**_payment_columns(body), "amount_in_cents": body["amount_in_cents"], "currency": currency}
+
+
+def _answer_checkout(operation: HeldOperation, session: CheckoutSession) -> dict[str, Any]:
+    return {"success": True, "payment_id": str(operation.payment_id), "session_id": session.id, "url": session.url}
+
+
+def _answer_intent(operation: HeldOperation, intent: PaymentIntent) -> dict[str, Any]:
+    return {
+        "success": True,
+        "payment_id": str(operation.payment_id),
+        "payment_intent_id": intent.id,
+        "status": intent.status,
+    }
+
+
+CREATE_CHECKOUT_SESSION = Kind(
+    name=PaymentKind.CHECKOUT_SESSION,
+    resource=CHECKOUT_SESSIONS,
+    mark="paymentId",
+    defaults={"mode": DEFAULT_MODE},
+    accept=_ACCEPT_WITH_PAYMENT,
+    columns=_payment_columns,
+    prepare=create_run,
+    unprepare=end_run_made_for_nothing,
+    params=checkout_session_params,
+    event_type="checkout.session.created",
+    answer=_answer_checkout,
+    id_in_answer="session_id",
+    secrets=None,
+    complete=report_to_run,
+)
+CREATE_PAYMENT_INTENT = Kind(
+    name=PaymentKind.PAYMENT_INTENT,
+    resource=PAYMENT_INTENTS,
+    mark="paymentId",
+    defaults={"currency": DEFAULT_CURRENCY},
+    accept=_ACCEPT_WITH_PAYMENT,
+    columns=_intent_columns,
+    prepare=create_run,
+    unprepare=end_run_made_for_nothing,
+    params=payment_intent_params,
+    event_type="payment_intent.created",
+    answer=_answer_intent,
+    id_in_answer="payment_intent_id",
+    secrets=lambda intent: {"client_secret": intent.client_secret},
+    complete=report_to_run,
+)
+
+KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CREATE_CHECKOUT_SESSION, CREATE_PAYMENT_INTENT)}
