@@ -26,6 +26,8 @@ class CamelCaseSchema(Schema):
 
     # What the OpenAPI document says of the schema as a whole: an example, rules for several fields together.
     document: ClassVar[Mapping[str, Any]] = {}
+    # Its fields are fields of the object that it is nested in.
+    is_flat: ClassVar[bool] = False
 
     class Meta:
         unknown = EXCLUDE
@@ -51,10 +53,13 @@ class CamelCaseSchema(Schema):
 class _Writer:
     """The fields of a schema as they are written: their names here and on the wire, and what is nested in them."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: "CamelCaseSchema") -> None:
+        self.is_flat = schema.is_flat
         fields = [(field.attribute or name, str(field.data_key), field) for name, field in schema.fields.items()]
         self._constants = {key: field.dump_default for _, key, field in fields if field.dump_default is not missing}
-        self._plain = [(name, key) for name, key, field in fields if _nested(field) is None]
+        plain = [(name, key, field.required) for name, key, field in fields if _nested(field) is None]
+        self._always = [(name, key) for name, key, required in plain if required and key not in self._constants]
+        self._sometimes = [(name, key) for name, key, required in plain if not required or key in self._constants]
         self._nested = [
             (name, key, nested._writer, isinstance(field, List))
             for name, key, field in fields
@@ -63,9 +68,14 @@ class _Writer:
 
     def write(self, obj: Any) -> dict[str, Any]:
         values = obj if isinstance(obj, Mapping) else vars(obj)
-        written = {**self._constants, **{key: values[name] for name, key in self._plain if name in values}}
+        written = {key: values[name] for name, key in self._always}
+        written |= self._constants
+        for name, key in self._sometimes:
+            if name in values:
+                written[key] = values[name]
         for name, key, nested, is_list in self._nested:
-            if (inner := values.get(name)) is not None:
+            inner = values if nested.is_flat else values.get(name)
+            if inner is not None:
                 written[key] = [nested.write(each) for each in inner] if is_list else nested.write(inner)
         return written
 

@@ -13,8 +13,10 @@ CENTS = {"description": "In the currency's smallest unit."}
 class TrackingSchema(CamelCaseSchema):
     """Whether runs-service knows of the payment and its cost."""
 
-    state = String(required=True, validate=OneOf([str(state) for state in TrackingState]))
-    error = String(required=True, allow_none=True)
+    is_flat = True
+
+    state = String(required=True, attribute="tracking_state", validate=OneOf([str(state) for state in TrackingState]))
+    error = String(required=True, allow_none=True, attribute="tracking_error")
 
 
 class PaymentSchema(CamelCaseSchema):

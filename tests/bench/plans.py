@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from app.database import Batch
 
 _BOUND = re.compile(r"SET LOCAL [^;]+; ")
-_WHOLE_TABLE = re.compile(r"Seq Scan on (payments|stripe_events)\b")
+_WHOLE_TABLE = re.compile(r"Seq Scan on (payments|operations|stripe_objects|stripe_events)\b")
 
 
 def explain(engine: Engine, request: Callable[[], object]) -> list[str]:
@@ -20,7 +20,7 @@ def explain(engine: Engine, request: Callable[[], object]) -> list[str]:
 
 
 def reads_whole_table(plan: str) -> bool:
-    """Whether all rows of payments or events are looked at, one after another."""
+    """Whether all rows of a growing table are looked at, one after another."""
     return _WHOLE_TABLE.search(plan) is not None
 
 

@@ -22,31 +22,18 @@ STRIDE = 7919
 # As the service leaves them when it has created them, and an event has paid them.
 _PAYMENTS = text("""
     INSERT INTO payments (
-        id, kind, app_id, created_at, updated_at, request_hash, request, org_id, run_id, parent_run_id, brand_id,
-        campaign_id, step, lease_token, lease_until, stripe_params, asked_at, answer_status, answer, created_as,
+        id, kind, app_id, created_at, updated_at, org_id, run_id, parent_run_id, brand_id, campaign_id,
         stripe_payment_intent_id, stripe_charge_id, status, amount_in_cents, currency, description, metadata,
-        amount_received_in_cents, success_count, tracking_state
+        amount_received_in_cents, success_count
     )
     SELECT
-        id, 'payment_intent', app_id, made_at, made_at, sha256(number::text::bytea),
-        jsonb_build_object('app_id', app_id, 'org_id', org_id, 'amount_in_cents', amount, 'currency', currency,
-                           'description', 'Order ' || number, 'metadata', jsonb_build_object('orderId', number::text)),
-        org_id, md5('run ' || number)::uuid, CASE WHEN number % 3 = 0 THEN md5('caller ' || number / 3)::uuid END,
-        'brand_' || number % 500, 'campaign_' || number % 2000, 'finished', gen_random_uuid(),
-        made_at + interval '1 minute',
-        json_build_object('amount', amount, 'currency', currency, 'description', 'Order ' || number,
-                          'automatic_payment_methods', json_build_object('enabled', true),
-                          'metadata', json_build_object('orderId', number::text, 'paymentId', id, 'appId', app_id)),
-        made_at, 200,
-        json_build_object('success', true, 'payment_id', id, 'payment_intent_id', 'pi_bench_' || number,
-                          'status', 'requires_payment_method'),
-        jsonb_build_object('status', 'requires_payment_method', 'amount_in_cents', amount, 'currency', currency,
-                           'payment_intent_id', 'pi_bench_' || number, 'checkout_session_id', NULL,
-                           'subscription_id', NULL, 'customer_id', NULL),
+        id, 'payment_intent', app_id, made_at, made_at, org_id, md5('run ' || number)::uuid,
+        CASE WHEN number % 3 = 0 THEN md5('caller ' || number / 3)::uuid END,
+        'brand_' || number % 500, 'campaign_' || number % 2000,
         'pi_bench_' || number, CASE WHEN :paid THEN 'ch_bench_' || number END,
         CASE WHEN :paid THEN 'succeeded' ELSE 'requires_payment_method' END, amount, currency, 'Order ' || number,
         jsonb_build_object('orderId', number::text),
-        CASE WHEN :paid THEN amount ELSE 0 END, CASE WHEN :paid THEN 1 ELSE 0 END, 'complete'
+        CASE WHEN :paid THEN amount ELSE 0 END, CASE WHEN :paid THEN 1 ELSE 0 END
     FROM (
         SELECT
             number, md5('payment ' || number)::uuid AS id, 'app_' || number % :apps AS app_id,
@@ -60,6 +47,43 @@ _PAYMENTS = text("""
             now() - (:payments - number) * interval '20 seconds' AS made_at
         FROM generate_series(CAST(:first AS bigint), :first + :payments - 1) AS number
     ) AS numbered
+""")
+
+# What goes with each payment: the operation that created it, what Stripe answered, and what Stripe calls it.
+_OPERATIONS = text("""
+    INSERT INTO operations (
+        id, app_id, kind, payment_id, created_at, request_hash, request, step, lease_token, stripe_params, asked_at,
+        answer_status, answer, run_id, tracking_state
+    )
+    SELECT
+        id, app_id, kind, id, created_at, sha256(id::text::bytea),
+        jsonb_build_object('app_id', app_id, 'org_id', org_id, 'amount_in_cents', amount_in_cents, 'currency', currency,
+                           'description', description, 'metadata', metadata),
+        'finished', gen_random_uuid(),
+        convert_to(json_build_object('amount', amount_in_cents, 'currency', currency, 'description', description,
+                                     'automatic_payment_methods', json_build_object('enabled', true),
+                                     'metadata', metadata || jsonb_build_object('paymentId', id, 'appId', app_id)
+                                     )::text, 'UTF8'),
+        created_at, 200,
+        json_build_object('success', true, 'payment_id', id, 'payment_intent_id', stripe_payment_intent_id,
+                          'status', 'requires_payment_method'),
+        run_id, 'complete'
+    FROM payments WHERE (status = 'succeeded') = :paid
+""")
+_ANSWERS = text("""
+    INSERT INTO stripe_events (app_id, id, payment_id, type, created, object, refs, received_at)
+    SELECT
+        app_id, concat('op_', id, chr(58), 1), id, 'payment_intent.created', extract(epoch FROM created_at)::bigint,
+        CAST(:made AS jsonb) || jsonb_build_object('id', stripe_payment_intent_id, 'amount', amount_in_cents,
+                                                   'currency', currency, 'status', 'requires_payment_method'),
+        ARRAY[stripe_payment_intent_id], created_at
+    FROM payments WHERE (status = 'succeeded') = :paid
+""")
+_OBJECTS = text("""
+    INSERT INTO stripe_objects (id, app_id, payment_id)
+    SELECT known.id, app_id, payments.id
+    FROM payments CROSS JOIN LATERAL unnest(ARRAY[stripe_payment_intent_id, stripe_charge_id]) AS known (id)
+    WHERE known.id IS NOT NULL AND (status = 'succeeded') = :paid
 """)
 
 _EVENTS = text("""
@@ -107,11 +131,15 @@ def add_events(connection: Connection) -> None:
 
 def vacuum(connection: Connection) -> None:
     """Bring statistics and visibility up to date, as autovacuum does in time."""
-    connection.execute(text("VACUUM (ANALYZE) payments"))
-    connection.execute(text("VACUUM (ANALYZE) stripe_events"))
+    for table in ("payments", "operations", "stripe_objects", "stripe_events"):
+        connection.execute(text(f"VACUUM (ANALYZE) {table}"))
 
 
 def _add(connection: Connection, *, first: int, payments: int, apps: int, paid: bool) -> None:
     orgs = {"org_of_1000": ORG_OF_1000, "org_of_a_tenth": ORG_OF_A_TENTH, "org_of_the_unpaid": ORG_OF_THE_UNPAID}
     values = {"first": first, "payments": payments, "apps": apps, "paid": paid, "stride": STRIDE}
     connection.execute(_PAYMENTS, orgs | values)
+    made = orjson.dumps(FIXTURES["payment_intent"] | {"next_action": None}).decode()
+    connection.execute(_OPERATIONS, {"paid": paid})
+    connection.execute(_ANSWERS, {"paid": paid, "made": made})
+    connection.execute(_OBJECTS, {"paid": paid})

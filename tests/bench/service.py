@@ -16,10 +16,10 @@ from tests.webhooks import SECRET
 # What requests have left, in the order of `Effects`. The payments and events of the population are no part of it.
 _EFFECTS = text("""
     SELECT
-        count(*) FILTER (WHERE app_id = :app AND step = 'finished' AND tracking_state = 'complete'),
+        count(*) FILTER (WHERE payments.app_id = :app AND step = 'finished' AND tracking_state = 'complete'),
         count(*) FILTER (WHERE org_id = :unpaid AND status = 'succeeded'),
         (SELECT count(*) FROM stripe_events WHERE payment_id IS NULL)
-    FROM payments
+    FROM payments JOIN operations USING (id)
 """)
 
 

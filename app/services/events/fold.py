@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Text, Uuid, and_, any_, bindparam, exists, func, not_, or_, select, update
+from sqlalchemy import Text, Uuid, any_, bindparam, func, null, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.database import Batch, Transaction
@@ -68,22 +68,10 @@ _waiting = (
     .scalar_subquery()
 )
 
-# What was joined by its metadata, and is about another intent or subscription than the payment's own.
-_kind = StripeEvent.object["object"].astext
-IS_FOREIGN = and_(
-    StripeEvent.payment_id == _payment_id,
-    Payment.id == _payment_id,
-    or_(
-        (_kind == "payment_intent") & Payment.stripe_payment_intent_id.is_not(None),
-        (_kind == "invoice") & Payment.stripe_subscription_id.is_not(None),
-    ),
-    not_(
-        exists().where(
-            StripeObject.id == any_(StripeEvent.refs),
-            StripeObject.app_id == Payment.app_id,
-            StripeObject.payment_id == _payment_id,
-        )
-    ),
+_DETACH = Batch(
+    update(StripeEvent)
+    .where(StripeEvent.payment_id == _payment_id, StripeEvent.id == any_(_ids))
+    .values(payment_id=null())
 )
 
 _COMMIT = Batch("COMMIT")
@@ -92,7 +80,7 @@ _WRITE_LEARN_AND_COMMIT = Batch(
     _WRITE,
     _LEARN,
     "COMMIT",
-    select(or_(_waiting > 0, exists().where(IS_FOREIGN)).label("has_more")),
+    select((_waiting > 0).label("has_more")),
 )
 
 
@@ -101,7 +89,7 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
 
     :param rows: what `READ` has selected, after `LOCK`
     :param run_id: the run that the payment's cost is on, where that was not known before
-    :return: the ids that it has learned, where other events are to be joined to it or detached from it by them
+    :return: the ids that it has learned, where other events wait for them
     """
     payment = rows[0]
     projection = project(payment.payment_id, PaymentKind(payment.kind), events_of(rows))
@@ -124,6 +112,8 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
     state = asdict(projection.state)
     before = {name: getattr(payment, name) for name in STATE_COLUMNS}
     learned = sorted(projection.own_ids - set(before.values()))
+    if projection.foreign_event_ids:
+        transaction.run(_DETACH, payment_id=payment.payment_id, ids=list(projection.foreign_event_ids))
     if state == before and not learned:
         transaction.commit(_COMMIT)
         return []

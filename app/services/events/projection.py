@@ -136,7 +136,10 @@ ID_COLUMNS = tuple(name for name in STATE_COLUMNS if name.startswith("stripe_") 
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A payment's state, what happened to it, and the ids of Stripe's objects that are its own."""
+    """A payment's state, what happened to it, the ids of Stripe's objects that are its own, and what isn't about it.
+
+    Foreign are events that were joined by their metadata, and are about another intent or subscription than its own.
+    """
 
     state: PaymentState
     successes: tuple[Success, ...]
@@ -144,6 +147,7 @@ class Projection:
     refunds: tuple[Refund, ...]
     disputes: tuple[Dispute, ...]
     own_ids: frozenset[str]
+    foreign_event_ids: frozenset[str]
 
 
 @dataclass
@@ -160,6 +164,7 @@ class _Facts:
     charges: list[Event] = field(default_factory=list)
     refunds: list[tuple[Event, Mapping[str, Any]]] = field(default_factory=list)
     disputes: list[Event] = field(default_factory=list)
+    foreign: list[Event] = field(default_factory=list)
     stripe_payment_intent_id: str | None = None
     stripe_checkout_session_id: str | None = None
     stripe_subscription_id: str | None = None
@@ -208,6 +213,7 @@ def _project(facts: _Facts) -> Projection:
         refunds=refunds,
         disputes=disputes,
         own_ids=frozenset(filter(None, (getattr(state, name) for name in ID_COLUMNS))),
+        foreign_event_ids=frozenset(event.id for event in facts.foreign),
     )
 
 
@@ -252,6 +258,7 @@ def _gather_subscription(facts: _Facts, by_kind: Mapping[str, list[Event]]) -> N
     ]
     facts.stripe_invoice_id = _first_id(facts.sessions, "invoice") or _first_id(first, "id")
     facts.invoices = [e for e in invoices if e.object.get("id") == facts.stripe_invoice_id]
+    facts.foreign += [e for e in invoices if e not in first and e not in facts.invoices]
     payments = [
         e for e in by_kind.get("invoice_payment", ()) if id_of(e.object.get("invoice")) == facts.stripe_invoice_id
     ]
@@ -264,6 +271,7 @@ def _gather_intents(facts: _Facts, intents: list[Event]) -> None:
     facts.stripe_payment_intent_id = _first_id(facts.sessions, "payment_intent") or facts.stripe_payment_intent_id
     if facts.stripe_payment_intent_id:
         facts.intents = [e for e in intents if e.object.get("id") == facts.stripe_payment_intent_id]
+        facts.foreign += [e for e in intents if e.object.get("id") != facts.stripe_payment_intent_id]
     else:
         # Nobody but the session can tell which intent is its own; until it does, one that carries the payment's
         # metadata and asks for the same money may show a failed try, and never more than that.

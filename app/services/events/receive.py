@@ -20,7 +20,6 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    null,
     or_,
     select,
     true,
@@ -32,7 +31,7 @@ from app.database import Batch, Transaction
 from app.metrics import count_event
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
 from app.services import Services
-from app.services.events.fold import IS_FOREIGN, LOCK, LOCK_AND_READ, READ, fold_and_commit
+from app.services.events.fold import LOCK, LOCK_AND_READ, READ, fold_and_commit
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import dig, references, text_of
@@ -140,7 +139,6 @@ _FIND_AGAIN = Batch(
     .limit(1)
 )
 
-_detach = update(StripeEvent).where(IS_FOREIGN).values(payment_id=null())
 _join = (
     update(StripeEvent)
     .where(
@@ -151,7 +149,7 @@ _join = (
     )
     .values(payment_id=Payment.id, app_id=_app_of_payment)
 )
-_ADOPT = Batch(LOCK, _detach, _join, READ)
+_ADOPT = Batch(LOCK, _join, READ)
 
 _OWNERS = Batch(
     select(StripeObject.payment_id, func.array_agg(StripeObject.id).label("ids"))
