@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import requests
+import urllib3
 
 from app.sandbox.clock import Clock
 from app.sandbox.json_object import JsonObject
@@ -155,12 +155,11 @@ class Outbox:
         self._ready.notify()
 
     def _work(self) -> None:
-        session = requests.Session()
-        session.trust_env = False
+        pool = urllib3.PoolManager()
         while True:
             batch = self._next_batch()
             for delivery in batch:
-                self._attempt(session, delivery)
+                self._attempt(pool, delivery)
             with self._ready:
                 self._in_flight -= 1
                 self._ready.notify_all()
@@ -172,12 +171,12 @@ class Outbox:
             self._in_flight += 1
             return heapq.heappop(self._queue)[2]
 
-    def _attempt(self, session: requests.Session, delivery: Delivery) -> None:
+    def _attempt(self, pool: urllib3.PoolManager, delivery: Delivery) -> None:
         with self._ready:
             if delivery.state != "pending":
                 return
             body = orjson.dumps(delivery.event)
-        status = _post(session, delivery.endpoint, body)
+        status = _post(pool, delivery.endpoint, body)
         with self._ready:
             if delivery.state == "pending":
                 self._record(delivery, status)
@@ -255,7 +254,7 @@ def signature(body: bytes, secret: str, timestamp: int) -> str:
     return f"t={timestamp},v1={mac.hexdigest()}"
 
 
-def _post(session: requests.Session, endpoint: Endpoint, body: bytes) -> int | None:
+def _post(pool: urllib3.PoolManager, endpoint: Endpoint, body: bytes) -> int | None:
     """Send the body, signed now; None when no answer came."""
     headers: dict[str, Any] = {
         "Content-Type": "application/json; charset=utf-8",
@@ -263,7 +262,9 @@ def _post(session: requests.Session, endpoint: Endpoint, body: bytes) -> int | N
         "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
     }
     try:
-        answer = session.post(endpoint.url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
-    except requests.RequestException:
+        answer = pool.request(
+            "POST", endpoint.url, body=body, headers=headers, timeout=TIMEOUT_SECONDS, retries=False, redirect=False
+        )
+    except urllib3.exceptions.HTTPError:
         return None
-    return answer.status_code
+    return answer.status

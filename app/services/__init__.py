@@ -7,7 +7,6 @@ from sqlalchemy import Engine
 from app.config import Settings
 from app.database import Database
 from app.services.concurrency import ConcurrencyLimit
-from app.services.events.webhook_secrets import AppSecrets
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
 from app.services.upstreams.stripe import Stripe
@@ -22,7 +21,6 @@ class Services:
     keys: KeyClient
     runs: RunsClient
     stripe: Stripe
-    app_secrets: AppSecrets
     upstream_limit: ConcurrencyLimit
 
     @classmethod
@@ -41,4 +39,4 @@ class Services:
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
         limit = ConcurrencyLimit(settings.web_threads)
-        return cls(settings, Database(engine), keys, runs, stripe, AppSecrets(keys), limit)
+        return cls(settings, Database(engine), keys, runs, stripe, limit)

@@ -180,7 +180,7 @@ class TestPathOfAnApp:
         assert deliver(client, GENUINE, app_id="shop", secret="whsec_rotated").status_code == 200
 
     def test_it_lets_forgeries_ask_key_service_once_in_a_while(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        """Fails when `AppSecrets.refreshed` forgets to look when it asked last."""
+        """Fails when `KeyClient.get_afresh` forgets to look when it asked last."""
         for _ in range(20):
             assert deliver(client, GENUINE, app_id="shop", secret="whsec_forged").status_code == 400
 

@@ -1,19 +1,24 @@
 """Webhooks: whose signature it is, and what to do with the event."""
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from stripe import SignatureVerificationError, WebhookSignature
 
-from app.errors import ServiceError
+from app.errors import NoStripeKey, ServiceError
 from app.logs import about
 from app.services import Services
 from app.services.events.receive import Receipt, receive_event
 from app.services.events.stripe_event import parse_event
 from app.services.upstreams.call_context import CallContext
+from app.services.upstreams.keys import Provider
 
 # https://docs.stripe.com/webhooks#replay-attacks
 TOLERANCE_SECONDS = 300
+
+# Anything else can't be an app.
+_APP_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 
 class MissingSignature(ServiceError):
@@ -57,10 +62,24 @@ def receive_webhook(
 
 
 def _verify_for_app(payload: bytes, signature: str, app_id: str, services: Services, context: CallContext) -> None:
+    """Verify with the app's secrets; when none fits, with those that key-service has now: one may be being rotated."""
+    if not _APP_ID.fullmatch(app_id):
+        raise InvalidSignature
     try:
-        verify(payload, signature, services.app_secrets.current(app_id, context))
+        verify(payload, signature, _secrets_of(services.keys.get, app_id, context))
     except InvalidSignature:
-        verify(payload, signature, services.app_secrets.refreshed(app_id, context))
+        verify(payload, signature, _secrets_of(services.keys.get_afresh, app_id, context))
+
+
+def _secrets_of(
+    ask: Callable[[Provider, str, CallContext], str | None], app_id: str, context: CallContext
+) -> tuple[str, ...]:
+    """The app's secrets: several, by commas, while one is rotated; none when key-service has none."""
+    try:
+        kept = ask(Provider.STRIPE_WEBHOOK, app_id, context) or ""
+    except NoStripeKey:
+        kept = ""
+    return tuple(secret.strip() for secret in kept.split(",") if secret.strip())
 
 
 def verify(payload: bytes, signature: str, secrets: Iterable[str]) -> None:

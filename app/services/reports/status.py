@@ -2,7 +2,6 @@
 
 import base64
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -97,7 +96,7 @@ def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
     rows = services.database.run(_FIND, payment_id=key)
     if not rows:
         raise NotFound("Payment not found")
-    return {"payment": _as_dicts(rows)[0], "events": _happenings(rows[0], services)}
+    return {"payment": rows[0]._mapping, "events": _happenings(rows[0], services)}
 
 
 def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
@@ -129,17 +128,11 @@ def _list(
         return {"payments": [], "next_cursor": None}
     rows = services.database.run(later if cursor else first, **values)
     next_cursor = _cursor_after(rows[limit - 1]) if len(rows) > limit else None
-    return {"payments": _as_dicts(rows[:limit]), "next_cursor": next_cursor}
+    return {"payments": [row._mapping for row in rows[:limit]], "next_cursor": next_cursor}
 
 
 def _cursor_after(row: Any) -> str:
     return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode()
-
-
-def _as_dicts(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    # `Row._asdict` takes four times as long.
-    fields = rows[0]._fields if rows else ()
-    return [dict(zip(fields, row, strict=True)) for row in rows]
 
 
 def _happenings(payment: Any, services: Services) -> Projection | dict[str, Any]:

@@ -16,6 +16,8 @@ from app.services.upstreams.http import Answer, Transport
 
 UPSTREAM = "key-service"
 MAX_CACHED_KEYS = 10_000
+# Who sends what no key fits can make us ask for an app's key this often, and not more.
+REFRESH_SECONDS = 5
 
 
 class Provider(StrEnum):
@@ -38,6 +40,7 @@ class KeyClient:
         self._transport = Transport(UPSTREAM, url)
         self._lock = threading.Lock()
         self._keys: TTLCache[tuple[Provider, str], str] = TTLCache(MAX_CACHED_KEYS, cache_seconds)
+        self._refreshed: TTLCache[tuple[Provider, str], bool] = TTLCache(MAX_CACHED_KEYS, REFRESH_SECONDS)
         self._asking: dict[tuple[Provider, str], Future[str]] = {}
 
     def get(self, provider: Provider, app_id: str, context: CallContext) -> str:
@@ -62,6 +65,18 @@ class KeyClient:
         with self._lock:
             if (kept := self._keys.get((provider, app_id))) is not None and key in (None, kept):
                 del self._keys[provider, app_id]
+
+    def get_afresh(self, provider: Provider, app_id: str, context: CallContext) -> str | None:
+        """The key that key-service has now; None when it was asked afresh just before.
+
+        :raises NoStripeKey, UpstreamError: as for `get`.
+        """
+        with self._lock:
+            if (provider, app_id) in self._refreshed:
+                return None
+            self._refreshed[provider, app_id] = True
+        self.forget(provider, app_id)
+        return self.get(provider, app_id, context)
 
     def _ask_for_all(self, provider: Provider, app_id: str, context: CallContext, answer: "Future[str]") -> None:
         try:

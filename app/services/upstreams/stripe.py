@@ -100,7 +100,7 @@ class ReplayedFailure(UpstreamError):
 class _DeadlineClient(stripe.HTTPClient):
     """The SDK's way to send a request, with our transport below it."""
 
-    name = "http.client"
+    name = "urllib3"
 
     def __init__(self, api_base: str) -> None:
         super().__init__()
