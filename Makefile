@@ -36,7 +36,7 @@ test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 soak: install ## Run the tests that can do more with far more: some six minutes
 	SOAK=1 $(BIN)/pytest -n 2 -v -m soak
 
-bench: install ## Measure: creates while upstreams are slow; each route's CPU, next to that of a bare Flask route
+bench: install ## Measure each route's CPU, of the service and of PostgreSQL, next to that of a bare Flask route
 	$(BIN)/python -m tests.bench.routes --latency 150
 	$(BIN)/python -m tests.bench.routes
 
