@@ -1,20 +1,36 @@
 """Our errors, each with its status and code, and the one handler that gives them the wire shape.
 
-ServiceError
-├── InvalidRequest            400  the request breaks a rule of the contract
-├── NoStripeKey               400  key-service has no key for the app
-├── StripeRefusal             400, 402  Stripe refused for good; kept as the payment's answer
-├── MissingApiKey             401
-├── InvalidApiKey             403
-├── NotFound                  404
-├── IdempotencyKeyInUse       409
-├── IdempotencyKeyReused      422
-├── StripeRateLimited         429
-├── Overloaded                503  we have no thread left for this
-├── DatabaseUnavailable       503
-└── UpstreamError             502  an upstream answered nonsense or refused us
-    ├── UpstreamUnavailable   503  it is down or overloaded
-    └── UpstreamTimeout       504  it took too long
+ServiceError                         500       internal_error
+├── InvalidRequest                   400       invalid_request
+├── UnknownFilter                    400       unknown_filter
+├── NoStripeKey                      400       no_stripe_key
+├── StripeRefusal                    400, 402  Stripe's
+│   ├── NoSuchObject                 400       Stripe's                     services.upstreams.stripe
+│   └── ObjectExists                 400       Stripe's                     services.upstreams.stripe
+├── MissingSignature                 400       missing_signature            services.events.webhooks
+├── InvalidSignature                 400       invalid_signature            services.events.webhooks
+├── NotAnEvent                       400       not_a_stripe_event           services.events.stripe_event
+├── MissingApiKey                    401       missing_api_key
+├── InvalidApiKey                    403       invalid_api_key
+├── NotFound                         404       not_found
+├── IdempotencyKeyInUse              409       idempotency_key_in_use
+├── IdempotencyKeyReused             422       idempotency_key_reused
+├── StripeRateLimited                429       stripe_rate_limited
+├── CursorLost                       500       cursor_lost                  services.reconciliation.reconcile (internal)
+├── Overloaded                       503       overloaded
+├── DatabaseUnavailable              503       database_unavailable
+├── LeaseLost                        503       payment_handed_over          services.operations.operation
+└── UpstreamError                    502       upstream_error
+    ├── StripeKeyRefused             502       stripe_key_refused           services.upstreams.stripe
+    ├── IdempotencyMismatch          502       stripe_idempotency_mismatch  services.upstreams.stripe
+    ├── ReplayedFailure              502       upstream_error               services.upstreams.stripe
+    ├── RunsRefusal                  502       runs_service_refused         services.upstreams.runs
+    ├── UpstreamUnavailable          503       upstream_unavailable
+    │   └── IdempotencyKeyExecuting  503       upstream_unavailable         services.upstreams.stripe
+    └── UpstreamTimeout              504       upstream_timeout
+
+An error is defined in the module that is named, or here. Stripe's: status and code are those that Stripe answered.
+Internal: no caller is answered with it. docs/errors.md says when each code is answered, and what a caller does next.
 """
 
 import logging
@@ -28,6 +44,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 log = logging.getLogger(__name__)
+
+
+# Of what a caller called fields of its own, as far as it is repeated.
+MAX_NAMES_LENGTH = 200
 
 
 class ServiceError(Exception):
@@ -56,6 +76,16 @@ class InvalidRequest(ServiceError):
     ) -> None:
         super().__init__("Invalid request")
         self.details = {"fieldErrors": dict(field_errors or {}), "formErrors": form_errors or []}
+
+
+class UnknownFilter(ServiceError):
+    """A filter that we don't know: without it, a wider question would be answered than was asked."""
+
+    status = 400
+    code = "unknown_filter"
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"Unknown filter: {', '.join(names)[:MAX_NAMES_LENGTH]}")
 
 
 class NoStripeKey(ServiceError):

@@ -1,0 +1,91 @@
+"""The worker's jobs: what each does in a turn, and how often its turn comes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.cli.printing import Printer
+from app.cli.recovery import print_ended_run, print_recovered
+from app.config import Settings
+from app.services import Services
+from app.services.operations.recovery import recover_operations
+from app.services.payments.kinds import KINDS
+from app.services.payments.orphan_runs import end_orphan_runs
+from app.services.reconciliation.reconcile import reconcile_apps
+from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
+
+COMMAND = "flask worker"
+# Often enough that a payment waits for recovery no longer than a person would notice.
+RECOVERY_SECONDS = 1.0
+# A waiting event is looked at again for this long after it was received.
+REJOIN_OVERLAP = timedelta(hours=1)
+
+Work = Callable[[Services, Printer], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work that is done again and again.
+
+    :param every_seconds: from the end of a turn to the next one
+    :param work: does one turn and prints what it did; it yields between rows, where the worker may stop
+    """
+
+    name: str
+    every_seconds: float
+    work: Work
+
+
+def worker_jobs(settings: Settings) -> tuple[Job, ...]:
+    """Everything that the worker does, in the order in which jobs that are due take their turns."""
+    return (
+        Job("recovery", RECOVERY_SECONDS, _recover),
+        Job("orphan runs", RECOVERY_SECONDS, _end_orphan_runs),
+        Job("reconciliation", settings.reconcile_seconds, _reconcile),
+        Job("waiting events", settings.reconcile_seconds, _rejoin_by_turns()),
+        Job("old waiting events", settings.reconcile_seconds, _delete_old_waiting_events),
+    )
+
+
+def _recover(services: Services, printer: Printer) -> Iterator[None]:
+    for recovered in recover_operations(services, KINDS, command=COMMAND):
+        print_recovered(recovered, printer)
+        yield
+
+
+def _end_orphan_runs(services: Services, printer: Printer) -> Iterator[None]:
+    for run_id in end_orphan_runs(services, command=COMMAND):
+        print_ended_run(run_id, printer)
+        yield
+
+
+def _reconcile(services: Services, printer: Printer) -> Iterator[None]:
+    for app in reconcile_apps(services, command=COMMAND):
+        if app.stored or app.error:
+            printer.thing("reconciled", app=app.app_id, told=app.told, stored=app.stored, error=app.error)
+        yield
+
+
+def _rejoin_by_turns() -> Work:
+    """Look at every waiting event in the first turn, and then at those received since shortly before the last one.
+
+    A turn that didn't come to its end is no last one.
+    """
+    since: datetime | None = None
+
+    def rejoin(services: Services, printer: Printer) -> Iterator[None]:
+        nonlocal since
+        began_at = datetime.now(UTC)
+        for joined in rejoin_waiting_events(services, since=since):
+            if joined:
+                printer.thing("joined events", payments=joined)
+            yield
+        since = began_at - REJOIN_OVERLAP
+
+    return rejoin
+
+
+def _delete_old_waiting_events(services: Services, printer: Printer) -> Iterator[None]:
+    if deleted := delete_old_waiting_events(services):
+        printer.thing("deleted waiting events", count=deleted)
+    yield

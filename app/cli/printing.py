@@ -1,0 +1,58 @@
+"""How commands print: a line a thing, a summary, a table; or JSON, an object a line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import orjson
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for programs.")
+
+
+class Printer:
+    """Prints what a command did, and counts it."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.counts: dict[str, int] = {}
+
+    def thing(self, kind: str, **fields: Any) -> None:
+        """Print one thing that was done; a field without a value is left out."""
+        # A kind may be an enumeration's, which orjson takes for no key.
+        kind = str(kind)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        shown = {name: value for name, value in fields.items() if value not in (None, "")}
+        if self.as_json:
+            print_json({"kind": kind, **shown})
+        else:
+            click.echo(" ".join([kind, *(f"{name}={value}" for name, value in shown.items())]))
+
+    def summary(self, nothing: str) -> None:
+        """Print how many things of each kind were done.
+
+        :param nothing: what to print when there were none
+        """
+        if self.as_json:
+            print_json({"kind": "summary", **self.counts})
+        else:
+            click.echo(", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or nothing)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print an object as one line of JSON."""
+    click.echo(orjson.dumps(value, default=str))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows below their names, which all of them share."""
+    if not rows:
+        click.echo("  none")
+        return
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  " + "  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)

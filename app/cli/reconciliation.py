@@ -1,0 +1,37 @@
+"""`flask reconcile`: reconciliation by hand."""
+
+import dataclasses
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.configured import configured_services
+from app.cli.printing import Printer, as_json
+from app.services import Services
+from app.services.reconciliation.reconcile import reconcile_apps
+from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
+
+
+@click.command("reconcile")
+@as_json
+@with_appcontext
+def reconcile(as_json: bool) -> None:
+    """Ask Stripe for the events that every app with payments may have missed.
+
+    Exits with 1 when an app could not be reconciled.
+    """
+    services, printer = configured_services(), Printer(as_json=as_json)
+    failed = _reconcile_apps(services, printer)
+    printer.thing("joined events", payments=sum(rejoin_waiting_events(services)))
+    printer.thing("deleted waiting events", count=delete_old_waiting_events(services))
+    if failed:
+        raise SystemExit(1)
+
+
+def _reconcile_apps(services: Services, printer: Printer) -> bool:
+    """Reconcile every app; return whether one failed."""
+    failed = False
+    for app in reconcile_apps(services, command="flask reconcile"):
+        printer.thing("reconciled", **dataclasses.asdict(app))
+        failed = failed or app.error is not None
+    return failed

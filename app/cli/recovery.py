@@ -1,0 +1,49 @@
+"""`flask recover`: recovery by hand."""
+
+import uuid
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.configured import configured_services
+from app.cli.printing import Printer, as_json
+from app.services import Services
+from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
+from app.services.payments.kinds import KINDS
+from app.services.payments.orphan_runs import end_orphan_runs
+
+COMMAND = "flask recover"
+
+
+@click.command("recover")
+@click.option("--id", "payment_id", type=click.UUID, help="Only this payment.")
+@as_json
+@with_appcontext
+def recover(payment_id: uuid.UUID | None, as_json: bool) -> None:
+    """Walk every payment whose lease has lapsed to its end, and end runs that no payment knows.
+
+    Exits with 1 when a payment is stuck, which only a person can decide.
+    """
+    services, printer = configured_services(), Printer(as_json=as_json)
+    for recovered in recover_operations(services, KINDS, command=COMMAND, only_id=payment_id, at_once=True):
+        print_recovered(recovered, printer)
+    if payment_id is None:
+        _end_orphan_runs(services, printer)
+    printer.summary("nothing to recover")
+    if printer.counts.get(RecoveryOutcome.STUCK):
+        raise SystemExit(1)
+
+
+def _end_orphan_runs(services: Services, printer: Printer) -> None:
+    for run_id in end_orphan_runs(services, command=COMMAND):
+        print_ended_run(run_id, printer)
+
+
+def print_recovered(recovered: Recovered, printer: Printer) -> None:
+    """Print what recovery did with an operation."""
+    printer.thing(recovered.outcome, operation=recovered.operation_id, reason=recovered.reason)
+
+
+def print_ended_run(run_id: str, printer: Printer) -> None:
+    """Print that a run was ended which no operation knows."""
+    printer.thing("ended orphan run", run=run_id)

@@ -1,0 +1,182 @@
+"""Errors: the drawn tree and the table of codes say what there is, no more and no less."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+from flask.testing import FlaskClient
+
+from app import create_app, errors
+from app.config import Settings
+from app.errors import ServiceError, StripeRefusal
+from app.services.upstreams.stripe import NoSuchObject, ObjectExists, _our_error
+from tests.web import API_KEY
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "errors.md"
+STRIPES = "Stripe's"
+# What Stripe answers decides of these; how each is made is tested below.
+REFUSALS = {StripeRefusal: "400, 402", NoSuchObject: "400", ObjectExists: "400"}
+
+_DRAWN = re.compile(
+    r"(?P<branch>[│├└─ ]*)(?P<name>\w+) +(?P<status>\d{3}(?:, \d{3})*) +(?P<code>[a-z_]+|Stripe's)"
+    r"(?: +(?P<module>[\w.]+))?(?P<internal> \(internal\))?"
+)
+_BRANCH_WIDTH = 4
+_ROW = re.compile(r"\| `(?P<code>[a-z_]+)` \| (?P<status>\d{3}) \| (?P<retry_after>\d*) ?\| .+ \| .+ \|")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An error as the tree shows it."""
+
+    name: str
+    parent: str
+    status: str
+    code: str
+    module: str
+
+
+def drawn_lines() -> list[re.Match[str]]:
+    """The lines of the tree."""
+    tree = (errors.__doc__ or "").split("\n\n")[1]
+    found = [_DRAWN.fullmatch(line) for line in tree.splitlines()]
+    assert None not in found, tree
+    return [line for line in found if line]
+
+
+def drawn_errors() -> list[Drawn]:
+    """The errors of the tree, each with what it hangs on."""
+    path: list[str] = []
+    drawn = []
+    for line in drawn_lines():
+        path[len(line["branch"]) // _BRANCH_WIDTH :] = [line["name"]]
+        module = f"app.{line['module'] or 'errors'}"
+        drawn.append(Drawn(line["name"], "".join(path[-2:-1]), line["status"], line["code"], module))
+    return drawn
+
+
+def internal_codes() -> set[str]:
+    return {line["code"] for line in drawn_lines() if line["internal"]}
+
+
+def defined_errors() -> set[type[ServiceError]]:
+    """Every error of ours, wherever it is defined."""
+    for path in (ROOT / "app").rglob("*.py"):
+        # gunicorn's settings end the process where there are none.
+        if not {"sandbox", "gunicorn_config.py"} & set(path.parts):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            importlib.import_module(".".join(part for part in parts if part != "__init__"))
+    return {ServiceError, *_subclasses(ServiceError)}
+
+
+def _subclasses(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    for subclass in error.__subclasses__():
+        if subclass.__module__.startswith("app."):
+            yield subclass
+            yield from _subclasses(subclass)
+
+
+def shown(error: type[ServiceError]) -> Drawn:
+    """An error as the tree should show it."""
+    parent = error.__base__ if error is not ServiceError else None
+    status = REFUSALS.get(error, str(error.status))  # type: ignore[call-overload]
+    code = STRIPES if error in REFUSALS else error.code
+    return Drawn(error.__name__, parent.__name__ if parent else "", status, code, error.__module__)
+
+
+def table() -> list[tuple[str, str, str]]:
+    """The rows of docs/errors.md: code, status, Retry-After."""
+    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    found = [_ROW.fullmatch(row) for row in rows]
+    assert None not in found, rows
+    return [(row["code"], row["status"], row["retry_after"]) for row in found if row]
+
+
+@pytest.fixture
+def client() -> FlaskClient:
+    client = create_app(Settings.from_environment({"STRIPE_SERVICE_API_KEY": API_KEY})).test_client()
+    client.environ_base["HTTP_X_API_KEY"] = API_KEY
+    return client
+
+
+# What makes Flask and werkzeug answer with an error of their own.
+JSON = {"content_type": "application/json"}
+OF_HTTP: dict[str, dict[str, Any]] = {
+    "bad_request": {
+        "path": "/stats", "method": "POST", "data": "{", **JSON,
+        "environ_overrides": {"CONTENT_LENGTH": "2"},
+    },
+    "not_found": {"path": "/nothing"},
+    "method_not_allowed": {"path": "/health", "method": "POST"},
+    "request_entity_too_large": {"path": "/stats", "method": "POST", "data": bytes(1024 * 1024 + 1), **JSON},
+    "unsupported_media_type": {"path": "/stats", "method": "POST", "data": "{}", "content_type": "text/plain"},
+    "requested_range_not_satisfiable": {"path": "/openapi.json", "headers": {"Range": "bytes=999999999-"}},
+}  # fmt: skip
+
+
+def answer(kind: Any, status: int, code: str) -> Any:
+    """An error as the SDK makes it of what Stripe answers."""
+    body = {"error": {"message": "No.", "code": code}}
+    return kind("No.", "", code, http_status=status, json_body=body)
+
+
+class TestTree:
+    def test_it_draws_every_error_with_its_status_code_and_module(self) -> None:
+        """Fails when an error is added, moved or taken away, or answers otherwise, and the tree stays as it was."""
+        drawn = drawn_errors()
+        assert len(drawn) == len(set(drawn))
+        assert set(drawn) == {shown(error) for error in defined_errors()}
+
+    @pytest.mark.parametrize(
+        ("answered", "kind", "status"),
+        [
+            (answer(stripe.CardError, 402, "card_declined"), StripeRefusal, 402),
+            (answer(stripe.InvalidRequestError, 400, "parameter_invalid"), StripeRefusal, 400),
+            (answer(stripe.InvalidRequestError, 404, "resource_missing"), NoSuchObject, 400),
+            (answer(stripe.InvalidRequestError, 400, "resource_already_exists"), ObjectExists, 400),
+        ],
+    )
+    def test_it_gives_a_refusal_the_status_that_is_drawn_and_stripes_code(
+        self, answered: Any, kind: type[StripeRefusal], status: int
+    ) -> None:
+        refusal = _our_error(answered)
+
+        assert isinstance(refusal, StripeRefusal)
+        assert (type(refusal), refusal.status, refusal.code) == (kind, status, answered.code)
+        assert str(refusal.status) in REFUSALS[kind].split(", ")
+
+
+class TestTable:
+    def test_it_has_every_code_that_is_answered_and_no_other(self) -> None:
+        """Fails when a code is added or taken away, or has another status or Retry-After, and the page stays."""
+        ours = {
+            (error.code, str(error.status), str(error.retry_after_seconds or ""))
+            for error in defined_errors() - set(REFUSALS)
+            if error.code not in internal_codes()
+        }
+        codes = {code for code, _, _ in ours}
+        rows = table()
+
+        assert len(rows) == len({code for code, _, _ in rows})
+        assert {row for row in rows if row[0] in codes} == ours
+        assert {code for code, _, _ in rows} == codes | set(OF_HTTP)
+
+    @pytest.mark.parametrize("code", OF_HTTP)
+    def test_it_has_the_status_of_what_flask_answers(self, client: FlaskClient, code: str) -> None:
+        request = OF_HTTP[code]
+        with client.open(
+            request["path"], **{name: value for name, value in request.items() if name != "path"}
+        ) as answer:
+            assert answer.json["code"] == code
+            assert (code, str(answer.status_code), "") in table()
+
+    def test_it_says_that_stripes_own_codes_come_through(self) -> None:
+        """Neither is ours, and both are what callers see most."""
+        (section,) = re.findall(r"^## Stripe's codes\n\n(.+?)\n\n", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+        assert {"400", "402"} <= set(re.findall(r"\b\d{3}\b", section))
