@@ -13,7 +13,7 @@ from app.extensions import db, migrate
 from app.logs import configure_logging
 from app.request_context import register_request_context, register_services
 from app.services import Services
-from app.web import API_CONFIG, OrjsonProvider, api
+from app.web import API_CONFIG, AnyTextConverter, OrjsonProvider, api
 
 API_BLUEPRINTS = (health.blp, payments.blp, status.blp, webhooks.blp, catalog.blp, metrics_routes.blp)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
@@ -31,6 +31,8 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
         configure_logging()
         settings = Settings.from_environment()
     app.json = OrjsonProvider(app)
+    app.url_map.converters["text"] = AnyTextConverter
+    app.url_map.merge_slashes = False
     app.config.from_mapping(API_CONFIG | database_config(settings))
     _init_extensions(app)
     register_services(app, settings, services)

@@ -72,6 +72,12 @@ payment_statuses = Counter(
     ("status",),
     registry=registry,
 )
+unknown_values = Counter(
+    "stripe_service_unknown_values",
+    "Folds that met a value of Stripe's that we don't know, by the field that holds it.",
+    ("field",),
+    registry=registry,
+)
 database_connections = Gauge(
     "stripe_service_database_connections",
     "Connections of all pools: in use, and how many there may be.",
@@ -149,6 +155,11 @@ def count_event(*, is_new: bool, has_payment: bool) -> None:
 def count_status(status: str) -> None:
     """Count a payment that came to a status."""
     payment_statuses.labels(status).inc()
+
+
+def count_unknown_value(field: str) -> None:
+    """Count a value of Stripe's that we don't know."""
+    unknown_values.labels(field).inc()
 
 
 def watch_pool(database: Engine, *, limit: int) -> None:

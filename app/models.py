@@ -258,9 +258,9 @@ class StripeObject(Base):
 
     __tablename__ = "stripe_objects"
 
+    # Alone in the key: no app can claim what is known to be another's, whatever its own webhooks say.
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
-    # In the key, so that no app can claim what is another's.
-    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
     payment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("payments.id"))
 
 
@@ -272,7 +272,7 @@ class StripeEvent(Base):
 
     __tablename__ = "stripe_events"
 
-    # The app whose path or reconciliation brought it, or whose payment it is about; empty where neither is known.
+    # The app whose path or reconciliation brought it; empty for the path that all share.
     app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     payment_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("payments.id"))

@@ -17,7 +17,7 @@ from marshmallow.fields import Dict, Field
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import HTTPException, UnsupportedMediaType
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Rule
 
 from app.errors import InvalidRequest, answer_error
 from app.schemas.base import camel_case
@@ -29,6 +29,13 @@ _ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 def route_template(rule: str) -> str:
     """A route as the contract writes it: `/status/<payment_id>` becomes `/status/{paymentId}`."""
     return _ROUTE_VARIABLE.sub(lambda match: f"{{{camel_case(match[1])}}}", rule)
+
+
+class AnyTextConverter(BaseConverter):
+    """A variable of a path that may hold any text; a `/` in it is sent as `%2F`."""
+
+    regex = ".+"
+    part_isolating = False
 
 
 API_KEY_SCHEME = "ApiKey"

@@ -20,7 +20,7 @@ def show_payment(payment_id: str) -> dict[str, Any]:
     return find_payment(payment_id, services=services())
 
 
-@blp.route("/status/by-org/<org_id>")
+@blp.route("/status/by-org/<text:org_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
@@ -29,7 +29,7 @@ def list_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
     return list_payments_of_org(org_id, **page, services=services())
 
 
-@blp.route("/status/by-run/<run_id>")
+@blp.route("/status/by-run/<text:run_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)

@@ -124,6 +124,10 @@ class WholeMatch(Validator):
 NO_NUL = WholeMatch(r"^[^\x00]*$", error="Must not contain a NUL character.")
 
 
+# What is looked up by path: a control character can't be written there.
+NO_CONTROL = WholeMatch(r"^[^\x00-\x1f\x7f]*$", error="Must not contain a control character.")
+
+
 class Text(String):
     """A bounded string. A pattern of its own has to leave out the NUL itself."""
 

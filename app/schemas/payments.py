@@ -2,11 +2,11 @@
 
 from typing import Any, ClassVar
 
-from marshmallow import ValidationError, post_load
+from marshmallow import RAISE, ValidationError, post_load
 from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
 from marshmallow.validate import Length, OneOf, Range
 
-from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch
+from app.schemas.base import MAX_ID_LENGTH, NO_CONTROL, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch
 
 MAX_AMOUNT_IN_CENTS = 99_999_999
 MAX_METADATA_KEYS = 46
@@ -81,10 +81,12 @@ class _TrackedSchema(RequestSchema):
     app_id = AppId(required=True)
     org_id = Text(
         max_length=200,
+        pattern=NO_CONTROL,
         metadata={"description": "The organisation; with it the payment gets a run of its own.", "example": "org_1"},
     )
     run_id = Text(
         max_length=200,
+        pattern=NO_CONTROL,
         metadata={"description": "The caller's run: the parent of ours, or without an orgId the one that is charged."},
     )
     brand_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
@@ -106,10 +108,21 @@ class LineItemSchema(RequestSchema):
 
 
 class DiscountSchema(RequestSchema):
-    """A coupon or a promotion code of the app."""
+    """A coupon or a promotion code of the app. A discount that is dropped would charge the full price."""
+
+    document: ClassVar = {"minProperties": 1, "maxProperties": 1}
+
+    class Meta:
+        unknown = RAISE
 
     coupon = Text(max_length=MAX_ID_LENGTH)
     promotion_code = Text(max_length=MAX_ID_LENGTH)
+
+    @post_load
+    def _require_one(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if len(data) != 1:
+            raise ValidationError("Must have exactly one of coupon and promotionCode.")
+        return data
 
 
 class CheckoutCreateSchema(_TrackedSchema):
@@ -139,14 +152,15 @@ class CheckoutCreateSchema(_TrackedSchema):
     )
     mode = String(validate=OneOf(["payment", "subscription"]), metadata={"default": "payment"})
     customer_email = Text(
-        max_length=512, metadata={"description": "Prefills the page; not used when a customer is given."}
+        max_length=512,
+        pattern=WholeMatch(r"^([^@\s\x00]+@[^@\s\x00.]+(\.[^@\s\x00.]+)+)?$", error="Must be an e-mail address."),
+        metadata={"description": "Prefills the page; not used when a customer is given.", "example": "a@b.example"},
     )
     discounts = List(Nested(DiscountSchema), validate=Length(max=MAX_DISCOUNTS))
 
     @post_load
-    def _drop_empty_discounts(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        discounts = [discount for discount in data.pop("discounts", None) or () if discount]
-        return {**data, "discounts": discounts} if discounts else data
+    def _drop_empty_list(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {key: value for key, value in data.items() if key != "discounts" or value}
 
 
 class PaymentIntentCreateSchema(_TrackedSchema):

@@ -1,15 +1,24 @@
 """Statistics: what they are asked for, and what they say."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from marshmallow import post_load
+from marshmallow import post_load, pre_load
 from marshmallow.fields import Integer, List, Nested, String
 from marshmallow.validate import Length
 
+from app.errors import UnknownFilter
 from app.schemas.base import CamelCaseSchema, RequestSchema, Text
 
 MAX_RUNS = 1_000
 CENTS = {"description": "In the currency's smallest unit."}
+
+
+class _Filter(Text):
+    """A text to look for. An empty one would count what has none, or everything: nobody means either."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_length=1, max_length=200, **kwargs)
 
 
 class StatsFilterSchema(RequestSchema):
@@ -18,20 +27,28 @@ class StatsFilterSchema(RequestSchema):
     document: ClassVar = {"example": {"appId": "shop"}}
 
     run_ids = List(
-        Text(max_length=200),
+        _Filter(),
         validate=Length(max=MAX_RUNS),
-        metadata={"description": "Payments whose own run, or the caller's, is one of these."},
+        metadata={"description": "Payments whose own run, or the caller's, is one of these; none of them: none."},
     )
-    org_id = Text(max_length=200)
-    clerk_org_id = Text(max_length=200, metadata={"description": "Another name for orgId, which wins."})
-    brand_id = Text(max_length=200)
-    app_id = Text(max_length=200)
-    campaign_id = Text(max_length=200)
+    org_id = _Filter()
+    clerk_org_id = _Filter(metadata={"description": "Another name for orgId, which wins."})
+    brand_id = _Filter()
+    app_id = _Filter()
+    campaign_id = _Filter()
+
+    @pre_load
+    def _refuse_unknown(self, data: Any, **_: Any) -> Any:
+        known = {field.data_key for field in self.fields.values()}
+        if isinstance(data, Mapping) and (unknown := sorted(set(data) - known)):
+            raise UnknownFilter(unknown)
+        return data
 
     @post_load
     def _use_one_name(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         org_id = data.get("org_id") or data.get("clerk_org_id")
-        return {key: value for key, value in (data | {"org_id": org_id}).items() if value and key != "clerk_org_id"}
+        given = {**data, "org_id": org_id}
+        return {key: value for key, value in given.items() if value is not None and key != "clerk_org_id"}
 
 
 class StatsQuerySchema(StatsFilterSchema):
@@ -41,8 +58,9 @@ class StatsQuerySchema(StatsFilterSchema):
 
     @post_load
     def _split_runs(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        run_ids = [part for run_id in data.pop("run_ids", ()) for part in run_id.split(",") if part]
-        return data | {"run_ids": run_ids} if run_ids else data
+        if "run_ids" in data:
+            data["run_ids"] = [part for run_id in data["run_ids"] for part in run_id.split(",") if part]
+        return data
 
 
 class CurrencyStatsSchema(CamelCaseSchema):

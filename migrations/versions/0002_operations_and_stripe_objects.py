@@ -103,7 +103,7 @@ def upgrade() -> None:
         sa.Column("app_id", sa.String(length=200), nullable=False),
         sa.Column("payment_id", sa.Uuid(), nullable=False),
         sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_stripe_objects_payment_id_payments")),
-        sa.PrimaryKeyConstraint("id", "app_id", name=op.f("pk_stripe_objects")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stripe_objects")),
     )
     op.add_column("stripe_events", sa.Column("previous", postgresql.JSONB(none_as_null=True), nullable=True))
     for statement in (MOVE_OPERATIONS, MOVE_CREATIONS, MOVE_IDS):

@@ -85,7 +85,6 @@ CHECKOUT_VALID: list[tuple[str, Any]] = [
     ("mode", None),
     ("customerEmail", "ada@example.com"),
     ("discounts", []),
-    ("discounts", [{}]),
     ("discounts", None),
 ]
 CHECKOUT_INVALID: list[tuple[str, Any]] = [
@@ -127,6 +126,16 @@ CHECKOUT_INVALID: list[tuple[str, Any]] = [
     ("mode", ""),
     ("customerEmail", "e" * 513),
     ("discounts", [{"coupon": 1}]),
+    ("discounts", [{}]),
+    ("discounts", [{"couponId": "C9"}]),
+    ("discounts", [{"coupon": "C9", "promotionCode": "promo_1"}]),
+    ("discounts", [{"coupon": "C9", "couponId": "C9"}]),
+    ("customerEmail", "nope"),
+    ("customerEmail", "@x"),
+    ("customerEmail", "a b@c.co"),
+    ("customerEmail", "a@b@c.co"),
+    ("customerEmail", "a@b..co"),
+    ("customerEmail", "a@b.co\n"),
     ("discounts", [{"promotionCode": "p\x00"}]),
     ("discounts", {"coupon": "c"}),
 ]

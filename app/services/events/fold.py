@@ -4,6 +4,7 @@ Ids that the payment learns go into the table of objects. Events that wait for t
 an event and a payment that become known at the same time, the one that commits last sees the other.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,14 +13,14 @@ from sqlalchemy import Text, Uuid, any_, bindparam, func, null, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.database import Batch, Transaction
-from app.metrics import count_status
+from app.metrics import count_status, count_unknown_value
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
 from app.services.events.projection import STATE_COLUMNS, Projection, project
 from app.services.events.stripe_event import Event
 
-# Far more than the events of one payment: a bound for the query, not a rule.
-MAX_EVENTS_OF_PAYMENT = 2_000
+log = logging.getLogger(__name__)
 
+MAX_VALUE_LENGTH = 40
 _payment_id = bindparam("payment_id", type_=Uuid)
 _ids: Any = bindparam("ids", type_=ARRAY(Text))
 
@@ -38,10 +39,9 @@ READ = (
     )
     .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
     .where(Payment.id == _payment_id)
-    .limit(MAX_EVENTS_OF_PAYMENT)
 )
 LOCK_AND_READ = Batch(LOCK, READ)
-READ_EVENTS = Batch(select(*EVENT_COLUMNS).where(StripeEvent.payment_id == _payment_id).limit(MAX_EVENTS_OF_PAYMENT))
+READ_EVENTS = Batch(select(*EVENT_COLUMNS).where(StripeEvent.payment_id == _payment_id))
 
 _WRITE = (
     update(Payment)
@@ -56,18 +56,6 @@ _WRITE = (
 _new_ids = select(func.unnest(_ids), bindparam("app_id", type_=Text), _payment_id)
 _LEARN = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
 
-# Whether events wait for what a payment has learned. They are counted, for which the index on their ids is read: for
-# EXISTS, which ends with the first, all that waits would be read where the planner expects to find one soon.
-_waiting = (
-    select(func.count())
-    .where(
-        StripeEvent.payment_id.is_(None),
-        StripeEvent.refs.overlap(_ids),
-        StripeEvent.app_id.in_(["", bindparam("app_id")]),
-    )
-    .scalar_subquery()
-)
-
 _DETACH = Batch(
     update(StripeEvent)
     .where(StripeEvent.payment_id == _payment_id, StripeEvent.id == any_(_ids))
@@ -76,12 +64,7 @@ _DETACH = Batch(
 
 _COMMIT = Batch("COMMIT")
 _WRITE_AND_COMMIT = Batch(_WRITE, "COMMIT")
-_WRITE_LEARN_AND_COMMIT = Batch(
-    _WRITE,
-    _LEARN,
-    "COMMIT",
-    select((_waiting > 0).label("has_more")),
-)
+_WRITE_LEARN_AND_COMMIT = Batch(_WRITE, _LEARN, "COMMIT")
 
 
 def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: str | None = None) -> list[str]:
@@ -89,7 +72,7 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
 
     :param rows: what `READ` has selected, after `LOCK`
     :param run_id: the run that the payment's cost is on, where that was not known before
-    :return: the ids that it has learned, where other events wait for them
+    :return: the ids that it has learned, for which other events may wait
     """
     payment = rows[0]
     projection = project(payment.payment_id, PaymentKind(payment.kind), events_of(rows))
@@ -109,6 +92,7 @@ def events_of(rows: Sequence[Any]) -> list[Event]:
 
 
 def _save_and_commit(transaction: Transaction, payment: Any, projection: Projection, run_id: str | None) -> list[str]:
+    _tell_of_unknown_values(projection)
     state = asdict(projection.state)
     before = {name: getattr(payment, name) for name in STATE_COLUMNS}
     learned = sorted(projection.own_ids - set(before.values()))
@@ -123,5 +107,18 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
     if not learned:
         transaction.commit(_WRITE_AND_COMMIT, **known)
         return []
-    (left,) = transaction.commit(_WRITE_LEARN_AND_COMMIT, app_id=payment.app_id, ids=learned, **known)
-    return learned if left.has_more else []
+    transaction.commit(_WRITE_LEARN_AND_COMMIT, app_id=payment.app_id, ids=learned, **known)
+    return learned
+
+
+# What was logged by this process: a value is worth one line, however many events hold it.
+_logged: set[tuple[str, str]] = set()
+MAX_LOGGED = 1_000
+
+
+def _tell_of_unknown_values(projection: Projection) -> None:
+    for field, value in projection.unknown_values:
+        count_unknown_value(field)
+        if (field, value) not in _logged and len(_logged) < MAX_LOGGED:
+            _logged.add((field, value))
+            log.warning("Stripe says %s is %r, which we don't know", field, value[:MAX_VALUE_LENGTH])

@@ -7,29 +7,31 @@ disagree, a rank decides, and the id only where that is equal.
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from app.models import PaymentKind, PaymentStatus
-from app.services.events.stripe_event import Event, answer_event_prefix
-from app.services.events.stripe_object import (
-    cents_of,
-    currency_of,
-    dig,
-    id_of,
-    is_first_invoice,
-    subscription_of,
-    text_of,
-)
+from app.services.events.facts import Facts, Shown, gather, last, order
+from app.services.events.stripe_event import Event
+from app.services.events.stripe_object import cents_of, currency_of, dig, id_of, references, text_of
 
-PAID_SESSION = frozenset({"paid", "no_payment_required"})
-DISPUTE_CLOSED_WITHOUT_LOSS = frozenset({"won", "warning_closed", "prevented"})
-DISPUTE_CLOSED = DISPUTE_CLOSED_WITHOUT_LOSS | {"lost"}
+INTENT_SUCCEEDED = "payment_intent.succeeded"
+FAILED_TRY = ("payment_intent.payment_failed", "checkout.session.async_payment_failed", "invoice.payment_failed")
+
+PAID_SESSION = ("paid", "no_payment_required")
+KNOWN_SESSIONS = (*PAID_SESSION, "unpaid")
+
+# https://docs.stripe.com/api/disputes/object#dispute_object-status; `charge_refunded` is of older API versions.
+DISPUTE_CLOSED = ("won", "lost", "warning_closed", "prevented", "charge_refunded")
+DISPUTE_OPEN = ("needs_response", "under_review", "warning_needs_response", "warning_under_review")
+KNOWN_DISPUTES = (*DISPUTE_OPEN, *DISPUTE_CLOSED)
 
 # A refund only moves to the right; one that had succeeded can still fail, when the customer's bank sends it back.
 # https://docs.stripe.com/refunds#failed-refunds
 REFUND_RANK = {"pending": 0, "requires_action": 0, "succeeded": 1, "failed": 2, "canceled": 2}
+
+ENDED_RANK = REFUND_RANK["failed"]
 
 # Which of several unfinished states of one second is the later one.
 STATUS_RANK = {
@@ -43,6 +45,13 @@ STATUS_RANK = {
     PaymentStatus.FAILED: 7,
 }
 CREATED_RANK = 0
+
+STATUS_OF_INTENT_EVENT = {
+    "payment_intent.created": PaymentStatus.REQUIRES_PAYMENT_METHOD,
+    "payment_intent.requires_action": PaymentStatus.REQUIRES_ACTION,
+    "payment_intent.processing": PaymentStatus.PROCESSING,
+    "payment_intent.amount_capturable_updated": PaymentStatus.REQUIRES_CAPTURE,
+}
 
 # 9999-12-31 23:59:59, the last second that a datetime can hold: an event may carry any integer.
 LAST_SECOND = 253_402_300_799
@@ -86,6 +95,11 @@ class Refund:
     status: str | None
     created_at: datetime
 
+    @property
+    def has_come_back(self) -> bool:
+        """Whether the money is the app's again."""
+        return REFUND_RANK.get(self.status or "") == ENDED_RANK
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dispute:
@@ -102,9 +116,15 @@ class Dispute:
     created_at: datetime
 
     @property
-    def takes_money(self) -> bool:
-        """Whether it is open or lost."""
-        return self.status not in DISPUTE_CLOSED_WITHOUT_LOSS
+    def is_open(self) -> bool:
+        """Whether its end is still to come. A status that we don't know is no end."""
+        return self.status not in DISPUTE_CLOSED
+
+    @property
+    def holds_money(self) -> bool:
+        """Whether Stripe holds the money or has taken it for good: for an inquiry nothing is withdrawn."""
+        is_inquiry = self.status is not None and self.status.startswith("warning_")
+        return self.status == "lost" or (self.is_open and not is_inquiry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,27 +168,8 @@ class Projection:
     disputes: tuple[Dispute, ...]
     own_ids: frozenset[str]
     foreign_event_ids: frozenset[str]
-
-
-@dataclass
-class _Facts:
-    """The events of a payment by what they are about; those about something else are left out."""
-
-    kind: PaymentKind
-    # What Stripe answered when it made the object that the payment began with.
-    creation: Event
-    sessions: list[Event] = field(default_factory=list)
-    invoices: list[Event] = field(default_factory=list)
-    intents: list[Event] = field(default_factory=list)
-    unconfirmed_intents: list[Event] = field(default_factory=list)
-    charges: list[Event] = field(default_factory=list)
-    refunds: list[tuple[Event, Mapping[str, Any]]] = field(default_factory=list)
-    disputes: list[Event] = field(default_factory=list)
-    foreign: list[Event] = field(default_factory=list)
-    stripe_payment_intent_id: str | None = None
-    stripe_checkout_session_id: str | None = None
-    stripe_subscription_id: str | None = None
-    stripe_invoice_id: str | None = None
+    # By field, what Stripe said there that we don't know.
+    unknown_values: frozenset[tuple[str, str]]
 
 
 def project(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) -> Projection | None:
@@ -176,19 +177,17 @@ def project(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) -
 
     The same event id counts once.
     """
-    by_id = {event.id: event for event in events}
-    prefix = answer_event_prefix(payment_id)
-    creation = next((event for event_id, event in by_id.items() if event_id.startswith(prefix)), None)
-    return None if creation is None else _project(_gather(kind, creation, by_id.values()))
+    facts = gather(payment_id, kind, events)
+    return None if facts is None else _project(facts)
 
 
-def _project(facts: _Facts) -> Projection:
+def _project(facts: Facts) -> Projection:
     successes = _successes(facts)
     failures = _failures(facts)
     refunds = _refunds(facts)
     disputes = _disputes(facts)
     received = _received(facts)
-    refunded = _refunded(facts, refunds)
+    refunded = min(received, _refunded(facts, refunds))
     state = PaymentState(
         status=_status(facts, received=received, refunded=refunded, disputes=disputes),
         **_asked_for(facts),
@@ -200,171 +199,197 @@ def _project(facts: _Facts) -> Projection:
         stripe_customer_id=_customer(facts),
         amount_received_in_cents=received,
         amount_refunded_in_cents=refunded,
-        amount_disputed_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.takes_money),
+        amount_disputed_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.holds_money),
         success_count=len(successes),
         failure_count=len(failures),
         refund_count=len(refunds),
         dispute_count=len(disputes),
     )
+    own_ids = _own_ids(facts, state)
     return Projection(
         state=state,
         successes=successes,
         failures=failures,
         refunds=refunds,
         disputes=disputes,
-        own_ids=frozenset(filter(None, (getattr(state, name) for name in ID_COLUMNS))),
-        foreign_event_ids=frozenset(event.id for event in facts.foreign),
+        own_ids=own_ids,
+        # What was joined by an id that is the payment's own stays, whatever else it is about.
+        foreign_event_ids=frozenset(e.id for e in facts.foreign if own_ids.isdisjoint(references(e.object))),
+        unknown_values=_unknown_values(facts),
     )
 
 
-def _asked_for(facts: _Facts) -> dict[str, Any]:
+def _own_ids(facts: Facts, state: PaymentState) -> frozenset[str]:
+    """The ids by which later events are about this payment."""
+    ids = (*facts.stripe_payment_intent_ids, *(getattr(state, name) for name in ID_COLUMNS))
+    return frozenset(own_id for own_id in ids if own_id)
+
+
+def _asked_for(facts: Facts) -> dict[str, Any]:
     """The amount and the currency: the checkout's latest word, or what the intent was made with."""
     made = facts.creation.object
-    told = [event for event in facts.sessions if isinstance(event.object.get("amount_total"), int)]
-    if session := _last(told):
+    told = [e for e in facts.sessions if isinstance(e.object.get("amount_total"), int) and e is not facts.creation]
+    if session := last(told) or (facts.creation if facts.sessions else None):
         return {
-            "amount_in_cents": _cents(session.object["amount_total"]),
+            "amount_in_cents": cents_of(session.object.get("amount_total")),
             "currency": currency_of(session.object.get("currency")) or currency_of(made.get("currency")),
         }
     return {"amount_in_cents": cents_of(made.get("amount")), "currency": currency_of(made.get("currency"))}
 
 
-def _gather(kind: PaymentKind, creation: Event, events: Iterable[Event]) -> _Facts:
-    facts = _Facts(kind, creation)
-    by_kind: dict[str, list[Event]] = {}
-    for event in sorted(events, key=_order):
-        by_kind.setdefault(event.kind, []).append(event)
-    made_id = id_of(creation.object)
-    if kind is PaymentKind.CHECKOUT_SESSION:
-        facts.stripe_checkout_session_id = made_id
-        facts.sessions = [e for e in by_kind.get("checkout.session", ()) if e.object.get("id") == made_id]
-    else:
-        facts.stripe_payment_intent_id = made_id
-    _gather_subscription(facts, by_kind)
-    _gather_intents(facts, by_kind.get("payment_intent", []))
-    if facts.stripe_payment_intent_id:
-        _gather_money(facts, by_kind)
-    return facts
+# Received.
 
 
-def _gather_subscription(facts: _Facts, by_kind: Mapping[str, list[Event]]) -> None:
-    """Find the subscription, its first invoice and that one's intent; renewals are none of the payment's business."""
-    facts.stripe_subscription_id = _first_id(facts.sessions, "subscription")
-    if facts.stripe_subscription_id is None:
-        return
-    invoices = by_kind.get("invoice", [])
-    first = [
-        e for e in invoices if is_first_invoice(e.object) and subscription_of(e.object) == facts.stripe_subscription_id
-    ]
-    facts.stripe_invoice_id = _first_id(facts.sessions, "invoice") or _first_id(first, "id")
-    facts.invoices = [e for e in invoices if e.object.get("id") == facts.stripe_invoice_id]
-    facts.foreign += [e for e in invoices if e not in first and e not in facts.invoices]
-    payments = [
-        e for e in by_kind.get("invoice_payment", ()) if id_of(e.object.get("invoice")) == facts.stripe_invoice_id
-    ]
-    facts.stripe_payment_intent_id = _first_id(facts.invoices, "payment_intent") or next(
-        filter(None, (id_of(dig(e.object, "payment", "payment_intent")) for e in payments)), None
-    )
-
-
-def _gather_intents(facts: _Facts, intents: list[Event]) -> None:
-    facts.stripe_payment_intent_id = _first_id(facts.sessions, "payment_intent") or facts.stripe_payment_intent_id
-    if facts.stripe_payment_intent_id:
-        facts.intents = [e for e in intents if e.object.get("id") == facts.stripe_payment_intent_id]
-        facts.foreign += [e for e in intents if e.object.get("id") != facts.stripe_payment_intent_id]
-    else:
-        # Nobody but the session can tell which intent is its own; until it does, one that carries the payment's
-        # metadata and asks for the same money may show a failed try, and never more than that.
-        asked = facts.creation.object
-        facts.unconfirmed_intents = [
-            e
-            for e in intents
-            if e.object.get("amount") == asked.get("amount_total") and e.object.get("currency") == asked.get("currency")
-        ]
-
-
-def _gather_money(facts: _Facts, by_kind: Mapping[str, list[Event]]) -> None:
-    intent_id = facts.stripe_payment_intent_id
-    facts.charges = [e for e in by_kind.get("charge", ()) if id_of(e.object.get("payment_intent")) == intent_id]
-    charge_ids = {id_of(e.object.get("latest_charge")) for e in facts.intents} | {
-        id_of(e.object.get("id")) for e in facts.charges
+def _paid_intents(facts: Facts) -> dict[str, list[Event]]:
+    """The events of each intent of which money was received, or that Stripe says has succeeded."""
+    by_intent: dict[str, list[Event]] = {}
+    for event in facts.intents:
+        by_intent.setdefault(str(id_of(event.object)), []).append(event)
+    return {
+        intent_id: events
+        for intent_id, events in by_intent.items()
+        if _received_by_intent(events) or any(event.type == INTENT_SUCCEEDED for event in events)
     }
 
-    def is_ours(reversal: Mapping[str, Any]) -> bool:
-        of_intent = id_of(reversal.get("payment_intent"))
-        return of_intent == intent_id or (of_intent is None and id_of(reversal.get("charge")) in charge_ids - {None})
 
-    facts.refunds = [(e, e.object) for e in by_kind.get("refund", ()) if is_ours(e.object)]
-    for event in facts.charges:
-        # Before 2022-11-15 a charge carried its refunds. https://docs.stripe.com/changelog
-        listed = dig(event.object, "refunds", "data")
-        if isinstance(listed, list):
-            facts.refunds += [(event, refund) for refund in listed if isinstance(refund, Mapping)]
-    facts.disputes = [e for e in by_kind.get("dispute", ()) if is_ours(e.object)]
+def _received_by_intent(events: Iterable[Event]) -> int:
+    """What an intent has received: the most that it ever said."""
+    return max((_cents(event.object.get("amount_received")) for event in events), default=0)
 
 
-def _is_paid(facts: _Facts) -> bool:
-    return any(event.type == "payment_intent.succeeded" for event in facts.intents) or _paid_session(facts) is not None
+def _paid_invoices(facts: Facts) -> list[Event]:
+    return [event for event in facts.invoices if event.type == "invoice.paid"]
 
 
-def _paid_session(facts: _Facts) -> Event | None:
-    return _last(
-        [
-            event
-            for event in facts.sessions
-            if event.type == "checkout.session.async_payment_succeeded"
-            or (
-                event.type == "checkout.session.completed"
-                and text_of(event.object.get("payment_status")) in PAID_SESSION
-            )
-        ]
+def _paid_session(facts: Facts) -> Event | None:
+    return last(
+        event
+        for event in facts.sessions
+        if event.type == "checkout.session.async_payment_succeeded"
+        or (event.type == "checkout.session.completed" and event.object.get("payment_status") in PAID_SESSION)
     )
 
 
-def _received(facts: _Facts) -> int:
-    """What came in: the intent says so; until it does, the first invoice, or a session that is paid."""
-    by_intent = max((_cents(event.object.get("amount_received")) for event in facts.intents), default=0)
-    by_invoice = max((_cents(event.object.get("amount_paid")) for event in facts.invoices), default=0)
-    session = _paid_session(facts)
-    return by_intent or by_invoice or (_cents(session.object.get("amount_total")) if session else 0)
+def _is_paid(facts: Facts) -> bool:
+    return bool(_paid_intents(facts) or _paid_invoices(facts) or _paid_session(facts))
 
 
-def _refunded(facts: _Facts, refunds: Iterable[Refund]) -> int:
-    """What went back: the refunds that we know to have succeeded, or what the charges say of those that we don't."""
-    succeeded = sum(refund.amount_in_cents for refund in refunds if refund.status == "succeeded")
-    return max(succeeded, _refunded_by_charges(facts))
+def _received(facts: Facts) -> int:
+    """What came in by all intents, or by the invoice where that is more; until they tell, by a session that is paid."""
+    by_intents = sum(map(_received_by_intent, _paid_intents(facts).values()))
+    invoices = _paid_invoices(facts)
+    by_invoice = max((_cents(event.object.get("amount_paid")) for event in invoices), default=0)
+    if by_intents or invoices:
+        return max(by_intents, by_invoice)
+    return _asked_for(facts)["amount_in_cents"] or 0 if _paid_session(facts) else 0
 
 
-def _refunded_by_charges(facts: _Facts) -> int:
-    """By charge the most that it ever showed as refunded, without the refunds in it that failed later."""
-    charges: dict[str | None, list[Event]] = {}
-    for event in facts.charges:
-        charges.setdefault(id_of(event.object.get("id")), []).append(event)
+def _successes(facts: Facts) -> tuple[Success, ...]:
+    """One for each intent that was paid, or one for what was paid without any."""
+    by_intent = [_intent_success(facts, intent_id, events) for intent_id, events in _paid_intents(facts).items()]
+    if by_intent:
+        return tuple(sorted(by_intent, key=lambda success: (success.created_at, success.id)))
+    paid = _paid_session(facts) or last(_paid_invoices(facts))
+    return (_other_success(facts, paid),) if paid else ()
+
+
+def _intent_success(facts: Facts, intent_id: str, events: list[Event]) -> Success:
+    told = last(event for event in events if event.type == INTENT_SUCCEEDED) or max(events, key=order)
+    charge_id = id_of(told.object.get("latest_charge")) or _succeeded_charge(facts, intent_id)
+    return Success(
+        id=intent_id,
+        stripe_payment_intent_id=intent_id,
+        stripe_charge_id=charge_id,
+        amount_in_cents=_received_by_intent(events),
+        currency=currency_of(told.object.get("currency")),
+        receipt_url=_receipt(facts, charge_id),
+        created_at=_time(told.created),
+    )
+
+
+def _other_success(facts: Facts, paid: Event) -> Success:
+    """A session or an invoice that was paid, as far as no intent tells of it: a free one never has any."""
+    intent_id = id_of(paid.object.get("payment_intent"))
+    charge_id = _succeeded_charge(facts, intent_id) if intent_id else None
+    return Success(
+        id=intent_id or str(facts.stripe_checkout_session_id),
+        stripe_payment_intent_id=intent_id,
+        stripe_charge_id=charge_id,
+        amount_in_cents=_received(facts),
+        currency=currency_of(paid.object.get("currency")),
+        receipt_url=_receipt(facts, charge_id),
+        created_at=_time(paid.created),
+    )
+
+
+def _succeeded_charge(facts: Facts, intent_id: str | None) -> str | None:
+    found = [
+        (*order(event), id_of(charge))
+        for event, charge in facts.charges
+        if charge.get("status") == "succeeded" and _intent_of(event, charge) == intent_id
+    ]
+    return max(found)[2] if found else None
+
+
+def _intent_of(event: Event, charge: Mapping[str, Any]) -> str | None:
+    """The intent of a charge: in old shapes a charge that an intent carries need not name it."""
+    return id_of(charge.get("payment_intent")) or (id_of(event.object) if event.kind == "payment_intent" else None)
+
+
+def _receipt(facts: Facts, charge_id: str | None) -> str | None:
+    told = [
+        (*order(event), receipt)
+        for event, charge in facts.charges
+        if charge_id and id_of(charge) == charge_id and (receipt := text_of(charge.get("receipt_url")))
+    ]
+    return max(told)[2] if told else None
+
+
+# Refunded.
+
+
+def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
+    """What went back, by charge: its refunds that succeeded, or what the charge says where that is more."""
+    by_charge: dict[str | None, list[Refund]] = {}
+    for refund in refunds:
+        charge_id = refund.stripe_charge_id or _succeeded_charge(facts, refund.stripe_payment_intent_id)
+        by_charge.setdefault(charge_id, []).append(refund)
+    charges: dict[str | None, list[Shown]] = {}
+    for event, charge in facts.charges:
+        charges.setdefault(id_of(charge), []).append((event, charge))
     failed = _failed_refunds(facts)
-    return sum(_refunded_by_charge(snapshots, failed) for snapshots in charges.values())
+    return sum(
+        max(
+            sum(refund.amount_in_cents for refund in by_charge.get(charge_id, ()) if refund.status == "succeeded"),
+            _refunded_by_charge(charges.get(charge_id, []), by_charge.get(charge_id, []), failed),
+        )
+        for charge_id in by_charge.keys() | charges
+    )
 
 
-def _refunded_by_charge(snapshots: list[Event], failed: list[tuple[int, int, int]]) -> int:
-    # What was authorised and never captured is shown as refunded too, though it was never received.
-    captured = max(_captured(event.object) for event in snapshots)
-    never_captured = max(_cents(event.object.get("amount")) for event in snapshots) - captured
+def _refunded_by_charge(snapshots: list[Shown], refunds: list[Refund], failed: list[tuple[int, int, int]]) -> int:
+    """The most that a charge ever showed as refunded, without releases, and without refunds that failed.
 
-    def shown(event: Event) -> int:
-        undone = sum(amount for made, ended, amount in failed if made <= event.created <= ended)
-        return _cents(event.object.get("amount_refunded")) - never_captured - undone
+    Whether it goes on showing those isn't documented. Where the refunds that we know are all that it shows, they tell.
+    """
+    if not snapshots:
+        return 0
+    released = _released([charge for _, charge in snapshots])
 
-    return max(0, *(shown(event) for event in snapshots))
+    def shown(event: Event, charge: Mapping[str, Any]) -> int:
+        refunded = _cents(charge.get("amount_refunded")) - released
+        made = [refund for refund in refunds if refund.created_at <= _time(event.created)]
+        if refunded == sum(refund.amount_in_cents for refund in made):
+            return sum(refund.amount_in_cents for refund in made if not refund.has_come_back)
+        return refunded - sum(amount for made_at, known, amount in failed if made_at <= event.created <= known)
+
+    return max(0, *(shown(event, charge) for event, charge in snapshots))
 
 
-def _failed_refunds(facts: _Facts) -> list[tuple[int, int, int]]:
-    """Of each refund that failed: when it was made, when that was told first, and its amount."""
-    failed: dict[str | None, tuple[int, int, int]] = {}
-    for event, refund in facts.refunds:
-        if REFUND_RANK.get(text_of(refund.get("status")) or "", 0) == REFUND_RANK["failed"]:
-            made, refund_id = refund.get("created"), id_of(refund.get("id"))
-            told = (made if isinstance(made, int) else 0, event.created, _cents(refund.get("amount")))
-            failed[refund_id] = min(failed.get(refund_id, told), told, key=lambda row: row[1:])
-    return list(failed.values())
+def _released(snapshots: Iterable[Mapping[str, Any]]) -> int:
+    """What of a charge was authorised and never captured. More may be captured than was authorised first."""
+    authorised = max(_cents(charge.get("amount")) for charge in snapshots)
+    return max(0, authorised - max(_captured(charge) for charge in snapshots))
 
 
 def _captured(charge: Mapping[str, Any]) -> int:
@@ -374,121 +399,41 @@ def _captured(charge: Mapping[str, Any]) -> int:
     return 0 if charge.get("captured") is False else _cents(charge.get("amount"))
 
 
-def _status(facts: _Facts, *, received: int, refunded: int, disputes: Iterable[Dispute]) -> str:
-    if any(dispute.takes_money for dispute in disputes):
-        return PaymentStatus.DISPUTED
-    if refunded > 0:
-        return PaymentStatus.REFUNDED if refunded >= received else PaymentStatus.PARTIALLY_REFUNDED
-    if _is_paid(facts):
-        return PaymentStatus.SUCCEEDED
-    if any(event.type == "payment_intent.canceled" for event in facts.intents):
-        return PaymentStatus.CANCELED
-    if any(event.type == "checkout.session.expired" for event in facts.sessions):
-        return PaymentStatus.EXPIRED
-    return max(_unfinished(facts))[3]
+def _is_release(refund: Mapping[str, Any]) -> bool:
+    """Whether a Refund object tells that an authorisation was released: it moved no money, so it has no transaction."""
+    return refund.get("status") == "succeeded" and refund.get("balance_transaction", "") is None
 
 
-def _unfinished(facts: _Facts) -> Iterable[tuple[int, int, str, str]]:
-    """What isn't final, as (created, rank, event id, status): the greatest is the latest."""
-    if facts.kind is PaymentKind.CHECKOUT_SESSION:
-        yield facts.creation.created, CREATED_RANK, facts.creation.id, PaymentStatus.CHECKOUT_CREATED
-    for event in (*facts.intents, *facts.unconfirmed_intents):
-        yield from _unfinished_intent(event)
-    for event in (*facts.sessions, *facts.invoices):
-        if event.type in ("checkout.session.async_payment_failed", "invoice.payment_failed"):
-            yield event.created, STATUS_RANK[PaymentStatus.FAILED], event.id, PaymentStatus.FAILED
-        elif event.type == "checkout.session.completed" and event.object.get("payment_status") == "unpaid":
-            yield event.created, STATUS_RANK[PaymentStatus.PENDING], event.id, PaymentStatus.PENDING
+def _failed_refunds(facts: Facts) -> list[tuple[int, int, int]]:
+    """Of each refund that failed: when it was made, when that was told first, and its amount."""
+    failed: dict[str | None, tuple[int, int, int]] = {}
+    for event, refund in facts.refunds:
+        if REFUND_RANK.get(text_of(refund.get("status")) or "", 0) == ENDED_RANK:
+            made, refund_id = refund.get("created"), id_of(refund)
+            told = (made if isinstance(made, int) else 0, event.created, _cents(refund.get("amount")))
+            failed[refund_id] = min(failed.get(refund_id, told), told, key=lambda row: row[1:])
+    return list(failed.values())
 
 
-_STATUS_OF_INTENT_EVENT = {
-    "payment_intent.created": PaymentStatus.REQUIRES_PAYMENT_METHOD,
-    "payment_intent.requires_action": PaymentStatus.REQUIRES_ACTION,
-    "payment_intent.processing": PaymentStatus.PROCESSING,
-    "payment_intent.amount_capturable_updated": PaymentStatus.REQUIRES_CAPTURE,
-    "payment_intent.payment_failed": PaymentStatus.FAILED,
-}
-
-
-def _unfinished_intent(event: Event) -> Iterable[tuple[int, int, str, str]]:
-    if event.type == "payment_intent.created":
-        shown = text_of(event.object.get("status"))
-        status = shown if shown in STATUS_RANK else PaymentStatus.REQUIRES_PAYMENT_METHOD
-        yield event.created, CREATED_RANK, event.id, str(status)
-    elif event.type in _STATUS_OF_INTENT_EVENT:
-        status = _STATUS_OF_INTENT_EVENT[event.type]
-        yield event.created, STATUS_RANK[status], event.id, status
-
-
-def _successes(facts: _Facts) -> tuple[Success, ...]:
-    """One for the payment's intent, or for its session where it was paid without one."""
-    event = _last([e for e in facts.intents if e.type == "payment_intent.succeeded"]) or _paid_session(facts)
-    if event is None:
-        return ()
-    charge_id = id_of(event.object.get("latest_charge")) or _succeeded_charge(facts)
-    receipt = _last([e for e in facts.charges if e.object.get("receipt_url") and e.object.get("id") == charge_id])
-    return (
-        Success(
-            id=facts.stripe_payment_intent_id or str(facts.stripe_checkout_session_id),
-            stripe_payment_intent_id=facts.stripe_payment_intent_id,
-            stripe_charge_id=charge_id,
-            amount_in_cents=_received(facts),
-            currency=currency_of(event.object.get("currency")),
-            receipt_url=text_of(receipt.object.get("receipt_url")) if receipt else None,
-            created_at=_time(event.created),
-        ),
-    )
-
-
-def _succeeded_charge(facts: _Facts) -> str | None:
-    charge = _last([e for e in facts.charges if e.object.get("status") == "succeeded"])
-    return id_of(charge.object.get("id")) if charge else None
-
-
-def _failures(facts: _Facts) -> tuple[Failure, ...]:
-    """One for each try: the intent tells them apart; where there is none, the invoice or the session does."""
-    tries: dict[str, Failure] = {}
-    for event in (*facts.intents, *facts.unconfirmed_intents):
-        if event.type == "payment_intent.payment_failed":
-            error = event.object.get("last_payment_error")
-            key = text_of(dig(error, "charge")) or event.id
-            tries.setdefault(key, _failure(event, error, text_of(event.object.get("id"))))
-    if not tries:
-        for event in (*facts.invoices, *facts.sessions):
-            if event.type in ("invoice.payment_failed", "checkout.session.async_payment_failed"):
-                error = event.object.get("last_finalization_error")
-                tries[event.id] = _failure(event, error, facts.stripe_payment_intent_id)
-    return tuple(sorted(tries.values(), key=lambda failure: (failure.created_at, failure.id)))
-
-
-def _failure(event: Event, error: object, payment_intent_id: str | None) -> Failure:
-    return Failure(
-        id=event.id,
-        stripe_payment_intent_id=payment_intent_id,
-        failure_code=text_of(dig(error, "code")),
-        failure_message=text_of(dig(error, "message")),
-        created_at=_time(event.created),
-    )
-
-
-def _refunds(facts: _Facts) -> tuple[Refund, ...]:
+def _refunds(facts: Facts) -> tuple[Refund, ...]:
     furthest: dict[str, tuple[tuple[int, int, str], Mapping[str, Any], Event]] = {}
     for event, refund in facts.refunds:
-        refund_id = text_of(refund.get("id"))
+        refund_id = id_of(refund)
         place = (REFUND_RANK.get(str(refund.get("status")), 0), event.created, event.id)
         if refund_id and (refund_id not in furthest or furthest[refund_id][0] < place):
             furthest[refund_id] = (place, refund, event)
     refunds = [
         Refund(id=refund_id, stripe_refund_id=refund_id, **_reversal(refund, event))
         for refund_id, (_, refund, event) in furthest.items()
+        if not _is_release(refund)
     ]
     return tuple(sorted(refunds, key=lambda refund: (refund.created_at, refund.id)))
 
 
-def _disputes(facts: _Facts) -> tuple[Dispute, ...]:
+def _disputes(facts: Facts) -> tuple[Dispute, ...]:
     latest: dict[str, tuple[tuple[int, bool, str], Event]] = {}
     for event in facts.disputes:
-        dispute_id = text_of(event.object.get("id"))
+        dispute_id = id_of(event.object)
         place = (event.created, text_of(event.object.get("status")) in DISPUTE_CLOSED, event.id)
         if dispute_id and (dispute_id not in latest or latest[dispute_id][0] < place):
             latest[dispute_id] = (place, event)
@@ -513,26 +458,122 @@ def _reversal(reversal: Mapping[str, Any], event: Event) -> dict[str, Any]:
     }
 
 
-def _customer(facts: _Facts) -> str | None:
+# The status.
+
+
+def _status(facts: Facts, *, received: int, refunded: int, disputes: Iterable[Dispute]) -> str:
+    if any(dispute.is_open or dispute.status == "lost" for dispute in disputes):
+        return PaymentStatus.DISPUTED
+    if refunded > 0:
+        return PaymentStatus.REFUNDED if refunded >= received else PaymentStatus.PARTIALLY_REFUNDED
+    if _is_paid(facts):
+        return PaymentStatus.SUCCEEDED
+    if any(event.type == "payment_intent.canceled" for event in facts.intents):
+        return PaymentStatus.CANCELED
+    if any(event.type == "checkout.session.expired" for event in facts.sessions):
+        return PaymentStatus.EXPIRED
+    return max(_unfinished(facts))[3]
+
+
+def _unfinished(facts: Facts) -> Iterable[tuple[int, int, str, str]]:
+    """What isn't final, as (created, rank, event id, status): the greatest is the latest."""
+    if facts.kind is PaymentKind.CHECKOUT_SESSION:
+        yield facts.creation.created, CREATED_RANK, facts.creation.id, PaymentStatus.CHECKOUT_CREATED
+    for event in facts.intents:
+        yield from _unfinished_intent(event)
+    for event in (*facts.intents, *facts.sessions, *facts.invoices, *facts.unconfirmed):
+        if event.type in FAILED_TRY:
+            yield event.created, STATUS_RANK[PaymentStatus.FAILED], event.id, PaymentStatus.FAILED
+        elif event.type == "checkout.session.completed" and event.object.get("payment_status") not in PAID_SESSION:
+            yield event.created, STATUS_RANK[PaymentStatus.PENDING], event.id, PaymentStatus.PENDING
+
+
+def _unfinished_intent(event: Event) -> Iterable[tuple[int, int, str, str]]:
+    if event.type == "payment_intent.created":
+        shown = text_of(event.object.get("status"))
+        status = shown if shown in STATUS_RANK else PaymentStatus.REQUIRES_PAYMENT_METHOD
+        yield event.created, CREATED_RANK, event.id, str(status)
+    elif event.type in STATUS_OF_INTENT_EVENT:
+        status = STATUS_OF_INTENT_EVENT[event.type]
+        yield event.created, STATUS_RANK[status], event.id, status
+
+
+# Failures.
+
+
+def _failures(facts: Facts) -> tuple[Failure, ...]:
+    """One for each try: the intent and its charges tell them apart; before they do, the invoice or the session does."""
+    by_intent = _failures_of_intents(facts)
+    tries = by_intent or _failures_of_invoices(facts) or _failures_of_sessions(facts)
+    return tuple(sorted(tries, key=lambda failure: (failure.created_at, failure.id)))
+
+
+def _failures_of_intents(facts: Facts) -> list[Failure]:
+    """A try is known by its charge; one that came to no charge by its second and its error."""
+    tries: dict[object, Failure] = {}
+    for event in sorted((*facts.intents, *facts.unconfirmed), key=order):
+        if event.type == "payment_intent.payment_failed":
+            error, intent_id = event.object.get("last_payment_error"), id_of(event.object)
+            failure = _failure(event, error, intent_id)
+            charge_id = id_of(dig(error, "charge"))
+            tries.setdefault(charge_id or (intent_id, event.created, failure.failure_code), failure)
+    for event, charge in sorted(facts.charges, key=lambda shown: order(shown[0])):
+        charge_id = id_of(charge)
+        if charge.get("status") == "failed" and charge_id and charge_id not in tries:
+            error = {"code": charge.get("failure_code"), "message": charge.get("failure_message")}
+            tries[charge_id] = replace(_failure(event, error, _intent_of(event, charge)), id=charge_id)
+    return list(tries.values())
+
+
+def _failures_of_invoices(facts: Facts) -> list[Failure]:
+    """An invoice counts its tries."""
+    tries: dict[object, Failure] = {}
+    for event in sorted((*facts.invoices, *facts.unconfirmed), key=order):
+        if event.type == "invoice.payment_failed":
+            error = event.object.get("last_finalization_error")
+            attempt = event.object.get("attempt_count")
+            key = (id_of(event.object), attempt if isinstance(attempt, int) else event.created)
+            tries.setdefault(key, _failure(event, error, facts.stripe_payment_intent_id))
+    return list(tries.values())
+
+
+def _failures_of_sessions(facts: Facts) -> list[Failure]:
+    """A session fails once: what took days came to nothing."""
+    failed = [event for event in facts.sessions if event.type == "checkout.session.async_payment_failed"]
+    return [_failure(event, None, facts.stripe_payment_intent_id) for event in failed[:1]]
+
+
+def _failure(event: Event, error: object, payment_intent_id: str | None) -> Failure:
+    return Failure(
+        id=event.id,
+        stripe_payment_intent_id=payment_intent_id,
+        failure_code=text_of(dig(error, "code")),
+        failure_message=text_of(dig(error, "message")),
+        created_at=_time(event.created),
+    )
+
+
+# What else.
+
+
+def _customer(facts: Facts) -> str | None:
     events = facts.sessions or facts.intents
-    named = _last([event for event in events if id_of(event.object.get("customer"))])
+    named = last(event for event in events if id_of(event.object.get("customer")))
     return id_of(named.object.get("customer")) if named else None
+
+
+def _unknown_values(facts: Facts) -> frozenset[tuple[str, str]]:
+    """Values that we don't know, by field: Stripe may add to each, and an old API version may have had more."""
+    told = [
+        *(("refund.status", refund.get("status"), REFUND_RANK.keys()) for _, refund in facts.refunds),
+        *(("dispute.status", event.object.get("status"), KNOWN_DISPUTES) for event in facts.disputes),
+        *(("session.payment_status", event.object.get("payment_status"), KNOWN_SESSIONS) for event in facts.sessions),
+    ]
+    return frozenset((name, value) for name, value, known in told if isinstance(value, str) and value not in known)
 
 
 def _cents(value: object) -> int:
     return cents_of(value) or 0
-
-
-def _first_id(events: Iterable[Event], key: str) -> str | None:
-    return next(filter(None, (id_of(event.object.get(key)) for event in events)), None)
-
-
-def _order(event: Event) -> tuple[int, str]:
-    return event.created, event.id
-
-
-def _last(events: Iterable[Event]) -> Event | None:
-    return max(events, key=_order, default=None)
 
 
 def _time(seconds: int) -> datetime:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -16,16 +16,15 @@ from sqlalchemy import (
     Uuid,
     any_,
     bindparam,
-    case,
+    cast,
     exists,
     func,
-    literal,
+    not_,
     or_,
     select,
-    true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array, insert
 
 from app.database import Batch, Transaction
 from app.metrics import count_event
@@ -60,27 +59,29 @@ _payment_id: Any = bindparam("payment_id", type_=Uuid)
 
 # The payment of the first of an event's ids that is known: its own id before what it belongs to.
 _owner = (
-    select(StripeObject.payment_id, StripeObject.app_id)
+    select(StripeObject.payment_id)
     .where(StripeObject.id == any_(_refs), or_(_app_id.is_(None), StripeObject.app_id == _app_id))
-    .order_by(func.array_position(_refs, StripeObject.id), StripeObject.app_id)
+    .order_by(func.array_position(_refs, StripeObject.id))
     .limit(1)
-    .subquery("owner")
+    .scalar_subquery()
 )
 _new_event = select(
-    func.coalesce(_owner.c.app_id, _app_id, ""),
+    func.coalesce(_app_id, ""),
     _event_id,
-    _owner.c.payment_id,
+    _owner,
     bindparam("type", type_=Text),
     bindparam("created", type_=BigInteger),
     bindparam("object", type_=JSONB),
     bindparam("previous", type_=JSONB(none_as_null=True)),
     _refs,
-).select_from(select(literal(1)).subquery("event").outerjoin(_owner, true()))
+)
+_is_known_to_all = exists().where(StripeEvent.app_id == "", StripeEvent.id == _event_id)
 _EVENT_COLUMNS = ["app_id", "id", "payment_id", "type", "created", "object", "previous", "refs"]
-# An event is stored once by each app's path; nothing comes back for one that was stored before.
+# An event is stored once by each path, and not by an app's where the path that all share has brought it: that is
+# Stripe's own word, which an app's path may not be. Nothing comes back for one that is not stored.
 _STORE = Batch(
     insert(StripeEvent)
-    .from_select(_EVENT_COLUMNS, _new_event)
+    .from_select(_EVENT_COLUMNS, _new_event.where(or_(_app_id.is_(None), not_(_is_known_to_all))))
     .on_conflict_do_nothing()
     .returning(StripeEvent.app_id, StripeEvent.payment_id)
 )
@@ -91,13 +92,6 @@ _store_answer = (
     .on_conflict_do_nothing()
 )
 _STORE_ANSWER = Batch(_store_answer, LOCK, READ)
-
-# An event that waited takes its payment's app, unless the app's own path has brought it as well.
-_other = StripeEvent.__table__.alias("other")
-_app_of_payment = case(
-    (exists().where(_other.c.app_id == Payment.app_id, _other.c.id == StripeEvent.id), StripeEvent.app_id),
-    else_=Payment.app_id,
-)
 
 
 def _hinted(own_id: Any) -> Batch:
@@ -111,7 +105,7 @@ def _hinted(own_id: Any) -> Batch:
             Payment.kind == PaymentKind.CHECKOUT_SESSION,
             own_id.is_(None),
         )
-        .values(payment_id=Payment.id, app_id=_app_of_payment)
+        .values(payment_id=Payment.id)
         .returning(StripeEvent.payment_id)
     )
 
@@ -123,20 +117,22 @@ _JOIN_HINTED = {
     "invoice": _hinted(Payment.stripe_subscription_id),
 }
 
-# Of an event that waits: the payment that has learned one of its ids since.
-_FIND_AGAIN = Batch(
-    select(StripeObject.payment_id, StripeObject.id)
+# Which payments know one of these ids, while an event waits for it. What waits is counted, for which the index on its
+# ids is read: for EXISTS, the planner expects to find one soon among all that waits.
+_waiting = (
+    select(func.count())
     .where(
-        StripeObject.id == any_(_refs),
-        or_(_app_id.is_(None), StripeObject.app_id == _app_id),
-        exists().where(
-            StripeEvent.app_id.in_(["", StripeObject.app_id]),
-            StripeEvent.id == _event_id,
-            StripeEvent.payment_id.is_(None),
-        ),
+        StripeEvent.payment_id.is_(None),
+        StripeEvent.refs.overlap(array([cast(StripeObject.id, Text)])),
+        StripeEvent.app_id.in_(["", StripeObject.app_id]),
     )
-    .order_by(func.array_position(_refs, StripeObject.id), StripeObject.app_id)
-    .limit(1)
+    .correlate(StripeObject)
+    .scalar_subquery()
+)
+_WAITED_FOR = Batch(
+    select(StripeObject.payment_id, func.array_agg(StripeObject.id).label("ids"))
+    .where(StripeObject.id == any_(_refs), _waiting > 0)
+    .group_by(StripeObject.payment_id)
 )
 
 _join = (
@@ -147,15 +143,10 @@ _join = (
         StripeEvent.refs.overlap(_ids),
         StripeEvent.app_id.in_(["", Payment.app_id]),
     )
-    .values(payment_id=Payment.id, app_id=_app_of_payment)
+    .values(payment_id=Payment.id)
 )
 _ADOPT = Batch(LOCK, _join, READ)
 
-_OWNERS = Batch(
-    select(StripeObject.payment_id, func.array_agg(StripeObject.id).label("ids"))
-    .where(StripeObject.id == any_(_refs))
-    .group_by(StripeObject.payment_id)
-)
 _OWN_IDS = Batch(
     select(*(getattr(Payment, name) for name in ID_COLUMNS)).where(Payment.id == _payment_id),
 )
@@ -164,19 +155,19 @@ _OWN_IDS = Batch(
 def receive_event(event: Event, *, app_id: str | None, services: Services) -> Receipt:
     """Store an event and fold it into its payment. When this returns, both are committed.
 
+    What waits is looked for afterwards, also for a duplicate: its process may have died before it looked.
+
     :param app_id: the app whose path or reconciliation brought it; None where only Stripe knows
     """
-    refs = references(event.object)
+    refs = list(references(event.object))
+    payment_id = None
     with services.database.transaction() as transaction:
-        stored = transaction.run(_STORE, app_id=app_id, refs=list(refs), **_facts(event))
-        payment_id = _payment_of(stored[0], event, transaction) if stored else None
-        learned: list[str] = []
-        if payment_id is not None:
+        stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
+        if stored and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id))
-    if payment_id is None:
-        payment_id = _look_again(event, refs, app_id, services)
-    else:
-        adopt_waiting_events(payment_id, learned, services=services)
+    if payment_id is None or learned:
+        found = adopt_events_that_wait_for(refs if payment_id is None else learned, services=services)
+        payment_id = payment_id or next(iter(found), None)
     count_event(is_new=bool(stored), has_payment=payment_id is not None)
     return Receipt(Outcome.STORED if stored else Outcome.DUPLICATE, payment_id)
 
@@ -184,7 +175,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
 def store_answer_and_commit(
     answer: Event, *, app_id: str, payment_id: uuid.UUID, run_id: str | None, transaction: Transaction
 ) -> list[str]:
-    """Store what Stripe answered to an operation, and fold it; return the ids that other events wait for.
+    """Store what Stripe answered to an operation, and fold it; return the ids that the payment has learned.
 
     :param run_id: the run that the payment's cost is on
     """
@@ -194,25 +185,26 @@ def store_answer_and_commit(
     return fold_and_commit(transaction, rows, run_id=run_id)
 
 
-def adopt_waiting_events(payment_id: uuid.UUID, ids: Sequence[str], *, services: Services) -> None:
-    """Join the events that wait for ids of a payment's own, and fold them; until no more are explained by them."""
-    while ids:
-        with services.database.transaction() as transaction:
-            ids = fold_and_commit(transaction, transaction.run(_ADOPT, payment_id=payment_id, ids=list(ids)))
+def adopt_events_that_wait_for(ids: Sequence[str], *, services: Services) -> list[uuid.UUID]:
+    """Join events that wait to the payments that know any of these ids; return those payments."""
+    waited_for = services.database.run(_WAITED_FOR, refs=list(ids)) if ids else []
+    for owner in waited_for:
+        _adopt(owner.payment_id, owner.ids, services)
+    return [owner.payment_id for owner in waited_for]
 
 
-def adopt_events_that_wait_for(refs: Sequence[str], *, services: Services) -> int:
-    """Join events that wait to the payments that know any of their ids; return how many payments do."""
-    owners = services.database.run(_OWNERS, refs=list(refs))
-    for owner in owners:
-        adopt_waiting_events(owner.payment_id, owner.ids, services=services)
-    return len(owners)
+def _adopt(payment_id: uuid.UUID, ids: Sequence[str], services: Services) -> None:
+    """Join the events that wait for ids of a payment's own, and fold them; then those that are explained by them."""
+    with services.database.transaction() as transaction:
+        learned = fold_and_commit(transaction, transaction.run(_ADOPT, payment_id=payment_id, ids=list(ids)))
+    adopt_events_that_wait_for(learned, services=services)
 
 
 def fold_again(payment_id: uuid.UUID, *, services: Services) -> None:
     """Join what waits for a payment, and fold all its events."""
     ids = [own_id for row in services.database.run(_OWN_IDS, payment_id=payment_id) for own_id in row if own_id]
-    adopt_waiting_events(payment_id, ids, services=services)
+    if ids:
+        _adopt(payment_id, ids, services)
 
 
 def _facts(event: Event) -> dict[str, Any]:
@@ -228,22 +220,12 @@ def _facts(event: Event) -> dict[str, Any]:
 def _payment_of(stored: Any, event: Event, transaction: Transaction) -> uuid.UUID | None:
     """The payment that an event was stored with, or else the one that its metadata hints at."""
     if stored.payment_id is not None:
-        return cast(uuid.UUID, stored.payment_id)
+        return uuid.UUID(str(stored.payment_id))
     hinted_id, join = payment_hint(event.object), _JOIN_HINTED.get(event.kind)
     if hinted_id is None or join is None:
         return None
     joined = transaction.run(join, app_id=stored.app_id, event_id=event.id, payment_id=hinted_id)
     return joined[0].payment_id if joined else None
-
-
-def _look_again(event: Event, refs: Sequence[str], app_id: str | None, services: Services) -> uuid.UUID | None:
-    """Find the payment of an event that waits: it may have learned the event's id since, or in this very moment."""
-    if not refs:
-        return None
-    found = services.database.run(_FIND_AGAIN, refs=list(refs), app_id=app_id, event_id=event.id)
-    for owner in found:
-        adopt_waiting_events(owner.payment_id, [owner.id], services=services)
-    return found[0].payment_id if found else None
 
 
 def payment_hint(stripe_object: Mapping[str, Any]) -> uuid.UUID | None:

@@ -8,11 +8,21 @@ from typing import Any
 import orjson
 
 from app.errors import ServiceError
-from app.services.events.stripe_object import dig
+from app.services.events.stripe_object import cents_of, dig, id_of, text_of
 
 MAX_NAME_LENGTH = 255
 # What PostgreSQL's bigint holds.
 MAX_SECONDS = 2**63 - 1
+
+# The ids of facts that are ours begin so; Stripe's begin with `evt_`.
+ANSWER_PREFIX = "op_"
+OBJECT_PREFIX = "snapshot_"
+
+# What the fold reads of an answer.
+ANSWER_FIELDS = (
+    "object", "id", "status", "amount", "amount_total", "currency", "customer", "payment_intent", "subscription",
+    "invoice", "latest_charge", "amount_received",
+)  # fmt: skip
 
 # Secrets, and what may hold one: the page of a bank, the details of a challenge.
 SECRET_FIELDS = ("client_secret", "next_action")
@@ -55,7 +65,10 @@ def parse_event(body: bytes) -> Event:
         event = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise NotAnEvent from None
-    return read_event(event)
+    read = read_event(event)
+    if read.id.startswith(OBJECT_PREFIX):
+        raise NotAnEvent
+    return read
 
 
 def read_event(event: object) -> Event:
@@ -69,6 +82,7 @@ def read_event(event: object) -> Event:
     stripe_object, previous = dig(event, "data", "object"), dig(event, "data", "previous_attributes")
     genuine = (
         _is_name(event_id)
+        and not str(event_id).startswith(ANSWER_PREFIX)
         and _is_name(event_type)
         and isinstance(created, int)
         and not isinstance(created, bool)
@@ -89,16 +103,23 @@ def read_event(event: object) -> Event:
 def answer_event(operation_id: uuid.UUID, attempt: int, event_type: str, answer: Mapping[str, Any]) -> Event:
     """What Stripe answered to an operation, as a fact beside those that it tells by event.
 
+    Only what the fold reads of it is kept: whatever else the answer says can't be in its way.
+
     :param answer: the object that Stripe answered with
     """
-    created = answer.get("created")
-    at = created if isinstance(created, int) else 0
-    return Event(f"{answer_event_prefix(operation_id)}{attempt}", event_type, at, storable(answer))
+    told = {name: _plain(answer.get(name)) for name in ANSWER_FIELDS if name in answer}
+    created = cents_of(answer.get("created")) or 0
+    return Event(f"{ANSWER_PREFIX}{operation_id}:{attempt}", event_type, created, told)
+
+
+def _plain(value: object) -> str | int | None:
+    """A text, an id or an amount."""
+    return id_of(value) or text_of(value) or cents_of(value)
 
 
 def answer_event_prefix(operation_id: uuid.UUID) -> str:
     """How the ids begin of what Stripe answered to an operation; Stripe's own begin with `evt_`."""
-    return f"op_{operation_id}:"
+    return f"{ANSWER_PREFIX}{operation_id}:"
 
 
 def storable(value: Any) -> Any:

@@ -111,7 +111,7 @@ _reopen_payment = (
         HOLDS_LEASE,
         Payment.status == PaymentStatus.REJECTED,
     )
-    .values(status=PaymentStatus.CREATING, updated_at=func.now())
+    .values(status=PaymentStatus.CREATING, run_id=Operation.run_id, updated_at=func.now())
 )
 _TAKE_OVER = Batch(_continue, _restart, _reopen_payment, select(*HELD_COLUMNS).where(HOLDS_LEASE))
 

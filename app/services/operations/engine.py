@@ -21,12 +21,13 @@ id says nothing for other kinds.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, func, null, or_, select, update
+from sqlalchemy import ColumnElement, UpdateBase, bindparam, func, null, or_, update
 
 from app.database import Batch
 from app.errors import (
@@ -41,7 +42,7 @@ from app.errors import (
 from app.logs import about
 from app.models import Operation, Payment, PaymentStatus, Step
 from app.services import Services
-from app.services.events.receive import adopt_waiting_events, store_answer_and_commit
+from app.services.events.receive import adopt_events_that_wait_for, store_answer_and_commit
 from app.services.events.stripe_event import answer_event
 from app.services.operations.kind import Kind, M
 from app.services.operations.operation import (
@@ -85,25 +86,27 @@ _keep_answer = (
 )
 TAKE = Batch(_keep_answer.returning(Operation.id))
 
-_reject_payment = (
-    update(Payment)
-    .where(
-        Payment.id == bindparam("operation_id"), Operation.id == Payment.id, HOLDS_LEASE, Operation.step == Step.TAKEN
+
+def _rejected(step: ColumnElement[bool]) -> UpdateBase:
+    """The payment of a creation that ends at a step; before the operation itself moves, which tells whether it did."""
+    return (
+        update(Payment)
+        .where(Payment.id == Operation.id, HOLDS_LEASE, step)
+        .values(
+            status=PaymentStatus.REJECTED,
+            run_id=func.coalesce(Operation.run_id, Payment.run_id),
+            updated_at=func.now(),
+        )
     )
-    .values(
-        status=PaymentStatus.REJECTED, run_id=func.coalesce(Operation.run_id, Payment.run_id), updated_at=func.now()
-    )
-)
-IS_TAKEN = select(Operation.id).where(HOLDS_LEASE, Operation.step == Step.TAKEN)
-REFUSE = Batch(_keep_answer, _reject_payment, IS_TAKEN)
+
+
+REFUSE = Batch(_rejected(Operation.step == Step.ASKED), _keep_answer.returning(Operation.id))
 
 # Nothing is kept, so that a retry can start anew. A run that was asked for may exist though no operation knows it.
+_is_untaken = or_(Operation.step == Step.ACCEPTED, Operation.step == Step.ASKED)
 ABANDON = Batch(
-    update(Operation)
-    .where(HOLDS_LEASE, or_(Operation.step == Step.ACCEPTED, Operation.step == Step.ASKED))
-    .values(step=Step.TAKEN),
-    _reject_payment,
-    IS_TAKEN,
+    _rejected(_is_untaken),
+    update(Operation).where(HOLDS_LEASE, _is_untaken).values(step=Step.TAKEN).returning(Operation.id),
 )
 
 FINISH = Batch(
@@ -187,7 +190,7 @@ def take(operation: HeldOperation, kind: Kind[M], made: M, services: Services, c
             transaction=transaction,
         )
     taken = replace(operation, step=Step.TAKEN, answer_status=200)
-    complete_or_leave(taken, kind, services, context, waited_for=learned)
+    complete_or_leave(taken, kind, services, context, learned=learned)
     return answer if kind.secrets is None else {**answer, **kind.secrets(made)}
 
 
@@ -203,14 +206,14 @@ def complete_or_leave(
     services: Services,
     context: CallContext,
     *,
-    waited_for: list[str] | None = None,
+    learned: Sequence[str] = (),
 ) -> None:
     """Complete now; what runs-service or the database doesn't take is left for recovery.
 
     Stripe's answer is recorded, so the caller hears that whatever happens here.
     """
     try:
-        adopt_waiting_events(operation.payment_id, waited_for or [], services=services)
+        adopt_events_that_wait_for(learned, services=services)
         complete(operation, kind, services, context, may_be_done=False)
     except (ServiceError, *DATABASE_ERRORS) as error:
         expected = isinstance(error, ServiceError) or is_database_outage(error)

@@ -20,7 +20,7 @@ from app.database import Batch
 from app.errors import StripeRefusal
 from app.models import OPEN_PAYMENTS, Payment
 from app.services import Services
-from app.services.events.stripe_event import Event, read_event
+from app.services.events.stripe_event import OBJECT_PREFIX, Event, read_event
 from app.services.events.stripe_object import dig, id_of
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource
@@ -166,7 +166,7 @@ def _object_event(kind: str, stripe_object: dict[str, Any], *, created: int) -> 
     said = orjson.dumps([kind, stripe_object], option=orjson.OPT_SORT_KEYS)
     return read_event(
         {
-            "id": f"snapshot_{hashlib.sha256(said).hexdigest()}",
+            "id": f"{OBJECT_PREFIX}{hashlib.sha256(said).hexdigest()}",
             "type": kind,
             "created": created,
             "data": {"object": stripe_object},

@@ -28,11 +28,13 @@ _WAITING = Batch(
 _DELETE = Batch(
     delete(StripeEvent)
     .where(
+        # Asked again: one may have been joined since it was found.
+        StripeEvent.payment_id.is_(None),
         tuple_(StripeEvent.app_id, StripeEvent.id).in_(
             select(StripeEvent.app_id, StripeEvent.id)
             .where(StripeEvent.payment_id.is_(None), StripeEvent.received_at < func.now() - UNMATCHED_KEPT)
             .limit(BATCH)
-        )
+        ),
     )
     .returning(StripeEvent.id)
 )
@@ -46,7 +48,7 @@ def rejoin_waiting_events(services: Services, *, since: datetime | None = None) 
     after = {"after": since or datetime.min.replace(tzinfo=UTC), "after_id": "", "after_app": ""}
     while events := services.database.run(_WAITING, **after):
         refs = sorted({ref for event in events for ref in event.refs})
-        yield adopt_events_that_wait_for(refs, services=services) if refs else 0
+        yield len(adopt_events_that_wait_for(refs, services=services))
         last = events[-1]
         after = {"after": last.received_at, "after_id": last.id, "after_app": last.app_id}
 

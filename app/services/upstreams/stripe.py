@@ -13,7 +13,7 @@ from urllib.parse import quote
 import stripe
 from cachetools import LRUCache, cached
 
-from app.errors import StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
+from app.errors import ServiceError, StripeRateLimited, StripeRefusal, UpstreamError, UpstreamUnavailable
 from app.logs import redact
 from app.metrics import upstream_call
 from app.services.upstreams.call_context import CallContext, Deadline
@@ -24,6 +24,7 @@ UPSTREAM = "Stripe"
 MAX_CLIENTS = 1_000
 PAGE_SIZE = 100
 MAX_MESSAGE_LENGTH = 500
+LONGEST_RETRY_AFTER = 3_600
 
 T = TypeVar("T")
 
@@ -273,25 +274,39 @@ def require_possible_id(object_id: str) -> None:
 
 
 def _our_error(error: stripe.StripeError) -> Exception:
+    """What an answer of Stripe's means: its HTTP status decides, then its own word for the error.
+
+    A body that can't be read changes neither. https://docs.stripe.com/api/errors
+    """
+    status = error.http_status
+    failure = _refusal_of(error) if status in (400, 402, 404) else _outage_of(error)
+    if (seconds := _retry_after(error)) is not None and failure.retry_after_seconds is not None:
+        failure.retry_after_seconds = seconds
+    return failure
+
+
+def _refusal_of(error: stripe.StripeError) -> ServiceError:
+    """A definite refusal; or something was executed under our idempotency key, and not this."""
+    if isinstance(error, stripe.IdempotencyError):
+        return IdempotencyMismatch(UPSTREAM, reason="knows this idempotency key with other parameters")
+    if error.http_status == 402:
+        return _refusal(error, status=402)
+    if _told(error, "code") == "resource_missing":
+        return _refusal(error, status=400, kind=NoSuchObject)
+    if _told(error, "code") == "resource_already_exists":
+        return _refusal(error, status=400, kind=ObjectExists)
+    return _refusal(error, status=400)
+
+
+def _outage_of(error: stripe.StripeError) -> ServiceError:
     status = error.http_status
     reason = f"answered {status}"
-    match error:
-        case stripe.CardError():
-            return _refusal(error, status=402)
-        case stripe.IdempotencyError():
-            return IdempotencyMismatch(UPSTREAM, reason="knows this idempotency key with other parameters")
-        case stripe.RateLimitError():
-            return StripeRateLimited()
-        case stripe.InvalidRequestError(code="resource_missing"):
-            return _refusal(error, status=400, kind=NoSuchObject)
-        case stripe.InvalidRequestError(code="resource_already_exists"):
-            return _refusal(error, status=400, kind=ObjectExists)
-        case stripe.InvalidRequestError():
-            return _refusal(error, status=400)
-        case stripe.AuthenticationError() | stripe.PermissionError():
-            return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
-        case stripe.APIError(http_status=409, error=stripe.ErrorObject(code="idempotency_key_in_use")):
-            return IdempotencyKeyExecuting(UPSTREAM, reason=reason)
+    if status == 429:
+        return StripeRateLimited()
+    if status in (401, 403):
+        return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
+    if status == 409 and _told(error, "code") == "idempotency_key_in_use":
+        return IdempotencyKeyExecuting(UPSTREAM, reason=reason)
     if status is not None and status >= 500 and (error.headers or {}).get("idempotent-replayed") == "true":
         return ReplayedFailure(UPSTREAM, reason=f"replayed a {status}")
     if status in (409, 502, 503, 504):
@@ -300,9 +315,20 @@ def _our_error(error: stripe.StripeError) -> Exception:
 
 
 def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal] = StripeRefusal) -> StripeRefusal:
-    message = error.user_message if isinstance(error.user_message, str) else "Stripe refused the request"
-    code = error.code if isinstance(error.code, str) and error.code else "invalid_request"
-    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=code)
+    message = _told(error, "message") or "Stripe refused the request"
+    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=_told(error, "code") or "invalid_request")
+
+
+def _told(error: stripe.StripeError, field: str) -> str | None:
+    """What Stripe's own error says in a field; the SDK's has the whole body in its message where that is no JSON."""
+    value = getattr(error.error, field, None)
+    return value if isinstance(value, str) and value else None
+
+
+def _retry_after(error: stripe.StripeError) -> int | None:
+    """The seconds after which Stripe wants to be asked again, where it says so and they are sane."""
+    told = str((error.headers or {}).get("retry-after", ""))
+    return int(told) if told.isascii() and told.isdigit() and 0 < int(told[:9]) <= LONGEST_RETRY_AFTER else None
 
 
 def _read(resource: Resource[T], answer: object) -> T:
