@@ -208,4 +208,6 @@ def _reduce_payments() -> None:
 
 
 def downgrade() -> None:
-    raise RuntimeError("What operations hold by now has no place in revision 0001: restore the backup made before 0002.")
+    raise RuntimeError(
+        "What operations hold by now has no place in revision 0001: restore the backup made before 0002."
+    )
