@@ -115,8 +115,10 @@ class DiscountSchema(RequestSchema):
     class Meta:
         unknown = RAISE
 
-    coupon = Text(max_length=MAX_ID_LENGTH)
-    promotion_code = Text(max_length=MAX_ID_LENGTH)
+    takes_null = False
+
+    coupon = Text(min_length=1, max_length=MAX_ID_LENGTH)
+    promotion_code = Text(min_length=1, max_length=MAX_ID_LENGTH)
 
     @post_load
     def _require_one(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class _Filter(Text):
 class StatsFilterSchema(RequestSchema):
     """Which payments to count: those that match all that is given."""
 
-    document: ClassVar = {"example": {"appId": "shop"}}
+    document: ClassVar = {"example": {"appId": "shop"}, "additionalProperties": False}
 
     run_ids = List(
         _Filter(),

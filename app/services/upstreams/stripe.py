@@ -276,10 +276,12 @@ def require_possible_id(object_id: str) -> None:
 def _our_error(error: stripe.StripeError) -> Exception:
     """What an answer of Stripe's means: its HTTP status decides, then its own word for the error.
 
-    A body that can't be read changes neither. https://docs.stripe.com/api/errors
+    A body that can't be read changes neither; but a page that isn't there, without a word of Stripe's, isn't Stripe's
+    answer about an object. https://docs.stripe.com/api/errors
     """
     status = error.http_status
-    failure = _refusal_of(error) if status in (400, 402, 404) else _outage_of(error)
+    is_refusal = status in (400, 402) or (status == 404 and _told(error, "message") is not None)
+    failure = _refusal_of(error) if is_refusal else _outage_of(error)
     if (seconds := _retry_after(error)) is not None and failure.retry_after_seconds is not None:
         failure.retry_after_seconds = seconds
     return failure
