@@ -183,7 +183,6 @@ def _accept(request: OperationRequest, services: Services) -> HeldOperation | No
         attempt=1,
         lease_token=uuid.uuid4(),
         run_id=columns["run_id"],
-        is_first_hand=True,
     )
     accepted = services.database.run(
         request.kind.accept,

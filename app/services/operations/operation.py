@@ -30,10 +30,7 @@ class LeaseLost(ServiceError):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOperation:
-    """An operation whose lease we hold, as far as walking it needs.
-
-    `is_first_hand` says that nobody held it before us, so that no call of a former holder can be under way.
-    """
+    """An operation whose lease we hold, as far as walking it needs."""
 
     id: uuid.UUID
     app_id: str
@@ -49,7 +46,6 @@ class HeldOperation:
     asked_anew: bool = False
     answer_status: int | None = None
     recovery_tries: int = 0
-    is_first_hand: bool = False
 
     @property
     def upstream_key(self) -> str:
@@ -62,7 +58,7 @@ class HeldOperation:
         return self.answer_status == 200
 
 
-HELD_COLUMNS = tuple(getattr(Operation, name) for name in HeldOperation.__dataclass_fields__ if name != "is_first_hand")
+HELD_COLUMNS = tuple(getattr(Operation, name) for name in HeldOperation.__dataclass_fields__)
 
 LEASE = func.now() + bindparam("lease")
 HOLDS_LEASE = (Operation.id == bindparam("operation_id")) & (Operation.lease_token == bindparam("token"))

@@ -95,11 +95,7 @@ _next = (
     .where(
         Operation.lease_until <= bindparam("lapsed_before"),
         or_(bindparam("only_id").is_(None), Operation.id == bindparam("only_id")),
-        or_(bindparam("at_once"), Operation.recover_at.is_(None), Operation.recover_at <= func.now()),
-        # A holder that died may have sent a cost just before.
-        or_(
-            bindparam("at_once"), Operation.step != Step.TAKEN, Operation.lease_until <= func.now() - bindparam("pause")
-        ),
+        or_(bindparam("at_once"), _is_due & _may_read_run),
     )
     .order_by(Operation.lease_until)
     .limit(1)
