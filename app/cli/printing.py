@@ -40,7 +40,7 @@ class Printer:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print an object as one line of JSON."""
-    click.echo(orjson.dumps(value, default=str))
+    click.echo(orjson.dumps(value))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

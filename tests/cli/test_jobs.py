@@ -128,6 +128,13 @@ class TestWaitingEvents:
         assert take_turn(jobs["waiting events"]) == "joined events payments=1\n"
         assert take_turn(jobs["waiting events"]) == ""
 
+    def test_it_prints_nothing_of_events_that_find_no_payment(
+        self, jobs: dict[str, Job], take_turn: Callable[[Job], str], client: FlaskClient
+    ) -> None:
+        deliver(client, event("customer.created", {"id": "cus_1", "object": "customer"}))
+
+        assert take_turn(jobs["waiting events"]) == ""
+
     def test_it_looks_at_all_again_after_a_first_turn_that_did_not_come_to_its_end(
         self,
         jobs: dict[str, Job],
@@ -141,7 +148,7 @@ class TestWaitingEvents:
         left.close()  # type: ignore[attr-defined]
 
         separate(timedelta(days=3))
-        assert take_turn(jobs["waiting events"]).endswith("joined events payments=1\n")
+        assert take_turn(jobs["waiting events"]) == "joined events payments=1\n" * 2
 
 
 class TestOldWaitingEvents:

@@ -66,8 +66,22 @@ class TestStop:
 
 class TestTakeTurns:
     def run(self, *jobs: Job, stop: Stop) -> None:
-        # What jobs are given is passed on, and not used.
-        take_turns(jobs, None, Printer(as_json=False), stop)  # type: ignore[arg-type]
+        """Run the loop to its end, which must come."""
+        raised: list[Exception] = []
+
+        def run() -> None:
+            try:
+                # What jobs are given is passed on, and not used.
+                take_turns(jobs, None, Printer(as_json=False), stop)  # type: ignore[arg-type]
+            except Exception as error:
+                raised.append(error)
+
+        running = threading.Thread(target=run, daemon=True)
+        running.start()
+        running.join(PATIENCE_SECONDS)
+        assert not running.is_alive()
+        for error in raised:
+            raise error
 
     def test_it_does_each_job_at_once_and_then_when_it_is_due(self) -> None:
         """Fails when a job isn't due at the start, or when all are done in each round."""
@@ -102,19 +116,16 @@ class TestTakeTurns:
 
     def test_it_stops_while_no_job_is_due(self) -> None:
         """Fails when the wait doesn't end with the signal."""
-        stop, began = Stop(), threading.Event()
+
+        class StopWhileWaiting(Stop):
+            def wait(self, seconds: float) -> None:
+                threading.Thread(target=self.set).start()
+                super().wait(seconds)
 
         def work(*_: object) -> Iterator[None]:
-            began.set()
             yield
 
-        job = Job("seldom", NEVER_AGAIN, work)
-        running = threading.Thread(target=self.run, args=(job,), kwargs={"stop": stop}, daemon=True)
-        running.start()
-        assert began.wait(PATIENCE_SECONDS)
-        stop.set()
-        running.join(PATIENCE_SECONDS)
-        assert not running.is_alive()
+        self.run(Job("seldom", NEVER_AGAIN, work), stop=StopWhileWaiting())
 
     @pytest.mark.parametrize(
         ("error", "sentence"),
