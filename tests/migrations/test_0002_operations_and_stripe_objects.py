@@ -7,6 +7,7 @@ its tables. What the new version then does is done once, in the order of the fix
 import functools
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from typing import Any
 import pytest
 import requests
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import CheckConstraint, Connection, create_engine, inspect, text
 
 from app import create_app
 from app.config import Settings
-from app.models import Payment, PaymentStatus, Step, TrackingState
+from app.models import Base, Operation, Payment, PaymentStatus, Step, TrackingState
 from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.events.receive import fold_again
@@ -92,6 +93,7 @@ class State:
 STRIPE_MADE_IT = fault("stripe", "reset", method="POST", executed=True)
 STRIPE_MADE_NOTHING = fault("stripe", "reset", method="POST")
 STRIPE_IS_BUSY = fault("stripe", "status", method="POST", status=429)
+A_RUN_IS_LOST = fault("runs-service", "reset", method="POST", executed=True)
 RUNS_DO_NOT_END = fault("runs-service", "reset", method="PATCH", times=2)
 UNKNOWN = {CHECKOUT: {"lineItems": [{"priceId": "price_1", "quantity": 1}]}, INTENT: {"currency": "zzz"}}
 A_DAY_AGO = "asked_at = asked_at - interval '24 hours'"
@@ -99,6 +101,11 @@ A_DAY_AGO = "asked_at = asked_at - interval '24 hours'"
 # What recovery by the version before has looked at.
 LOOKED_AT = {
     "abandoned": State(faults=(STRIPE_IS_BUSY,), answered=429),
+    "abandoned, and its run is not known": State(
+        audiences=(ORGANISATION,),
+        faults=(A_RUN_IS_LOST,),
+        answered=503,
+    ),
     "abandoned, and its run not ended": State(
         audiences=(ORGANISATION,),
         faults=(STRIPE_IS_BUSY,),
@@ -136,7 +143,7 @@ LEFT = {
     ),
     "accepted, and its run is not known": State(
         audiences=(ORGANISATION,),
-        faults=(fault("runs-service", "reset", method="POST", executed=True),),
+        faults=(A_RUN_IS_LOST,),
         answered=503,
         recovered="abandoned",
     ),
@@ -252,7 +259,13 @@ SUBSCRIPTIONS = {
 EARLY = {"an early checkout": CHECKOUT, "an early intent": INTENT}
 # Their answer was lost, and recovery found them in Stripe's list a day later; no event about them came.
 FOUND_LATE = {"an intent found paid": "intents/pay", "an intent found canceled": "intents/cancel"}
+FOUND_OPEN = {"an intent found authorised": "intents/authorize"}
+# What two payments were told to be theirs.
 OF_TWO, OF_ANOTHER = "an intent that another's checkout names", "a checkout that names another's intent"
+SECOND_OF_INVOICE, FIRST_OF_INVOICE = "the second checkout of an invoice", "the first checkout of an invoice"
+# Stripe's older API made a checkout's intent with its session.
+OLD_API = "a checkout of an older API"
+MADE_WITH_SESSION = {"payment_intent_id": "pi_old", "subscription_id": "sub_old", "customer_id": "cus_old"}
 
 
 @dataclass(frozen=True)
@@ -343,6 +356,8 @@ class VersionBefore:
 def body_for(path: str, audience: str, run_id: str) -> Json:
     """A request; what is the default is sent for one of the audiences."""
     body = BODIES[path](brandId="brand_1", campaignId="campaign_1", metadata={"orderId": "7"}, runId=run_id)
+    if path == INTENT:
+        body["customerId"] = "cus_1"
     if audience == ORGANISATION:
         return body
     if audience == CALLERS_RUN:
@@ -386,20 +401,39 @@ def make_early(before: VersionBefore) -> None:
 
 
 def make_found_late(before: VersionBefore) -> None:
-    for name, action in FOUND_LATE.items():
+    for name, action in (FOUND_LATE | FOUND_OPEN).items():
         before.world.stand_ins.control("faults", **STRIPE_MADE_IT)
         lost = before.make(name, INTENT, intent(), answered=503)
         before.world.act(action, intent_of(lost.id, before.world))
         before.set(lost, A_DAY_AGO)
 
 
-def make_named_twice(before: VersionBefore) -> None:
+def make_of_two(before: VersionBefore) -> None:
     """The version before joined an event that names objects of two payments to the one with the lower id."""
-    owner = other = before.make(OF_TWO, INTENT, intent())
-    while owner.id <= other.id:
-        owner, other = before.make(OF_TWO, INTENT, intent()), before.make(OF_ANOTHER, CHECKOUT, checkout())
-    session = {"object": "checkout.session", "id": other.object_id, "payment_intent": owner.object_id}
-    before.tell([event("checkout.session.completed", {**session, "payment_status": "paid"})])
+    owner, other = make_in_order(before, (OF_TWO, INTENT), (OF_ANOTHER, CHECKOUT))
+    before.tell([completed(other, payment_intent=owner.object_id)])
+    for made in make_in_order(before, (SECOND_OF_INVOICE, CHECKOUT), (FIRST_OF_INVOICE, CHECKOUT)):
+        before.tell([completed(made, subscription="sub_of_two", invoice="in_of_two")])
+
+
+def make_in_order(before: VersionBefore, *named: tuple[str, str]) -> list[Made]:
+    """Payments of which each has a lower id than the one before it, the last of their names."""
+    while True:
+        made = [before.make(name, path, BODIES[path]()) for name, path in named]
+        if made == sorted(made, key=lambda each: each.id, reverse=True):
+            return made
+
+
+def completed(made: Made, **fields: Any) -> Json:
+    paid = {"payment_status": "paid", "amount_total": 4000, "currency": "usd"}
+    session = {"object": "checkout.session", "id": made.object_id, **paid, **fields}
+    return event("checkout.session.completed", session)
+
+
+def make_of_old_api(before: VersionBefore) -> None:
+    made = before.make(OLD_API, CHECKOUT, checkout())
+    columns = ", ".join(f"stripe_{name} = '{value}'" for name, value in MADE_WITH_SESSION.items())
+    before.set(made, f"{columns}, created_as = created_as || '{json.dumps(MADE_WITH_SESSION)}'")
 
 
 def object_of(payment_id: str, world: World) -> Json:
@@ -421,11 +455,15 @@ def have_looked_at(before: VersionBefore) -> None:
         if made.name == "abandoned, and its run not ended":
             (row,) = world.rows("SELECT run_id FROM payments WHERE id = :id", id=uuid.UUID(made.id))
             stand_ins.control("faults", **RUNS_DO_NOT_END, path=row["run_id"])
+    stand_ins.control("faults", **STRIPE_IS_BUSY)
+    before.make("abandoned, and then tried again", INTENT, intent(), key="tried-again", answered=429)
     stand_ins.control("keys", appId="keyless", key=None)
     stand_ins.fault("stripe", "reset", method="POST", times=0)
     before.recover()
     stand_ins.control("keys", appId="keyless", key="sk_test_sandbox_keyless")
     stand_ins.heal()
+    before.made.pop()
+    before.make("abandoned, and then tried again", INTENT, intent(), key="tried-again")
     # However long this test takes.
     world.database.execute(text("UPDATE payments SET recover_at = recover_at + interval '1 hour'"))
 
@@ -434,7 +472,8 @@ def make_all(before: VersionBefore) -> None:
     """Have the version before bring payments into every state."""
     make_lives(before)
     make_subscriptions(before)
-    make_named_twice(before)
+    make_of_two(before)
+    make_of_old_api(before)
     make_found_late(before)
     have_looked_at(before)
     make_early(before)
@@ -489,6 +528,10 @@ class Upgraded:
 
     def with_key(self, name: str) -> list[Made]:
         return [each for each in self.all_named(name) if each.key]
+
+    def events_of(self, name: str) -> set[str]:
+        """The ids of the events that the version before had joined to a payment."""
+        return {each["id"] for each in self.old_events if str(each["payment_id"]) == self.named(name).id}
 
     def status_of(self, name: str) -> Json:
         return getter(self.client)(f"/status/{self.named(name).id}")
@@ -604,6 +647,9 @@ def tell(upgraded: Upgraded, name: str, events: list[Json]) -> Told:
     return Told({row["id"] for row in found}, upgraded.status_of(name))
 
 
+TOLD_AGAIN = "a checkout that was refunded in part"
+
+
 def charge_of(upgraded: Upgraded, name: str) -> str:
     (success,) = upgraded.status_of(name)["events"]["successes"]
     return str(success["stripeChargeId"])
@@ -620,6 +666,8 @@ def about_invoice_of(upgraded: Upgraded, name: str, kind: str) -> list[Json]:
 def told(upgraded: Upgraded, folded: Folded) -> dict[str, Told]:
     """What customers and banks do after the migration, told to the new version."""
     world, found = upgraded.world, {}
+    known = [each for each in world.objects("event") if each["id"] in upgraded.events_of(TOLD_AGAIN)]
+    found[TOLD_AGAIN] = tell(upgraded, TOLD_AGAIN, known)
     world.new_events()
     for name, action in (("an open intent", "intents/pay"), ("an open checkout", "checkout/pay")):
         found[name] = tell(upgraded, name, world.act(action, upgraded.named(name).object_id))
@@ -629,6 +677,8 @@ def told(upgraded: Upgraded, folded: Folded) -> dict[str, Told]:
     name = "an intent whose charge is asked back"
     dispute = {"object": "dispute", "id": "dp_1", "charge": charge_of(upgraded, name), "amount": 70, "status": "lost"}
     found[name] = tell(upgraded, name, [event("charge.dispute.created", dispute)])
+    paid = {"object": "invoice_payment", "id": "inpay_1", "invoice": "in_of_two"}
+    found[FIRST_OF_INVOICE] = tell(upgraded, FIRST_OF_INVOICE, [event("invoice_payment.paid", paid)])
     for name, (_, kind) in SUBSCRIPTIONS.items():
         found[name] = tell(upgraded, name, about_invoice_of(upgraded, name, kind))
     for name in FOUND_LATE:
@@ -722,18 +772,24 @@ class TestRows:
         assert told == [{**each, "previous": None} for each in upgraded.old_events]
 
     def test_a_creation_is_a_fact_of_its_attempt(self, upgraded: Upgraded) -> None:
-        facts = {each["id"] for each in upgraded.events if each["id"].startswith("op_")}
+        facts = {each["id"]: each for each in upgraded.events if each["id"].startswith("op_")}
         made = [payment for payment in upgraded.old_payments if payment["created_as"] is not None]
-        assert facts == {f"op_{payment['id']}:{payment['attempt']}" for payment in made}
-        assert len(made) > len(LIVES)
+        assert {payment["attempt"] for payment in made} == {1, 2}
+        assert facts.keys() == {f"op_{payment['id']}:{payment['attempt']}" for payment in made}
+        assert all(each["refs"] == [each["object"]["id"]] for each in facts.values())
+
+    @pytest.mark.parametrize("model", [Payment, Operation])
+    def test_the_database_checks_what_the_models_say(self, upgraded: Upgraded, model: type[Base]) -> None:
+        """Alembic doesn't compare these."""
+        table = model.__table__
+        found = {each["name"] for each in inspect(upgraded.world.database).get_check_constraints(table.name)}
+        assert found == {each.name for each in table.constraints if isinstance(each, CheckConstraint)}
 
 
 class TestStatus:
     @pytest.mark.parametrize("kind", ["/status/by-org/", "/status/by-run/", "/stats", "/status/"])
     def test_it_shows_what_the_version_before_showed(self, upgraded: Upgraded, kind: str) -> None:
-        """But of a checkout that names another payment's intent: its success had been given that intent's charge."""
-        other = upgraded.named(OF_ANOTHER).id
-        paths = [path for path in upgraded.shown_before if path.startswith(kind) and other not in path]
+        paths = [path for path in upgraded.shown_before if path.startswith(kind)]
         assert {path: upgraded.shown_after[path] for path in paths} == {
             path: upgraded.shown_before[path] for path in paths
         }
@@ -760,11 +816,8 @@ class TestFold:
         assert changes(upgraded, folded, name) == {"status": "requires_payment_method"}
 
     def test_an_intent_may_be_of_two_payments(self, upgraded: Upgraded, folded: Folded) -> None:
-        """The version before left out of the second payment what the first one had, and the money that it has."""
-        assert changes(upgraded, folded, OF_ANOTHER) == {
-            "stripe_payment_intent_id": upgraded.named(OF_TWO).object_id,
-            "amount_received_in_cents": 4000,
-        }
+        """The version before left out of the second payment what the first one had."""
+        assert changes(upgraded, folded, OF_ANOTHER) == {"stripe_payment_intent_id": upgraded.named(OF_TWO).object_id}
 
 
 def changes(upgraded: Upgraded, folded: Folded, name: str) -> Json:
@@ -787,6 +840,7 @@ class TestWebhooks:
             ("an intent whose charge is asked back", "disputed"),
             ("an intent found paid", "succeeded"),
             ("an intent found canceled", "canceled"),
+            (FIRST_OF_INVOICE, "succeeded"),
             ("a subscription known by its id", "succeeded"),
             ("a subscription known by its invoice", "succeeded"),
         ],
@@ -796,6 +850,10 @@ class TestWebhooks:
     ) -> None:
         assert told[name].payment_ids == {upgraded.named(name).id}
         assert told[name].shown["payment"]["status"] == status
+
+    def test_an_event_that_is_told_again_changes_nothing(self, upgraded: Upgraded, told: dict[str, Told]) -> None:
+        made = upgraded.named(TOLD_AGAIN)
+        assert told[TOLD_AGAIN] == Told({made.id}, upgraded.shown_before[f"/status/{made.id}"])
 
     @pytest.mark.parametrize("name", EARLY)
     def test_events_wait_for_an_answer_that_was_lost(
@@ -848,6 +906,16 @@ class TestRetry:
                 assert (retried_last[made.id][0], retried_last[made.id][1]["paymentId"]) == (200, made.id)
 
 
+class TestCreate:
+    def test_it_takes_new_payments(self, upgraded: Upgraded, retried: dict[str, Retried]) -> None:
+        for path, body in BODIES.items():
+            first, again = (
+                upgraded.client.post(path, json=body(), headers={"Idempotency-Key": f"new {path}".replace(" ", "-")})
+                for _ in range(2)
+            )
+            assert (first.status_code, first.json) == (200, again.json)
+
+
 class TestRecovery:
     @each_state
     def test_it_walks_what_was_left(self, upgraded: Upgraded, walked: Walked, name: str) -> None:
@@ -862,7 +930,8 @@ class TestRecovery:
         """A retry has made a second run, where runs-service had made one already and its answer was lost."""
         runs = upgraded.world.stand_ins.runs()
         assert {runs[run_id]["status"] for run_id in walked.orphans} == {"failed"}
-        assert len(walked.orphans) == len(upgraded.all_named("accepted, and its run is not known"))
+        lost = [made for made in upgraded.made if made.name.endswith("its run is not known")]
+        assert len(walked.orphans) == len(lost)
 
     def test_it_goes_on_under_the_second_key(self, upgraded: Upgraded, walked: Walked) -> None:
         sent = {entry["idempotencyKey"] for entry in upgraded.world.stand_ins.ledger("stripe")}
