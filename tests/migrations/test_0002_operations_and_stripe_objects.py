@@ -804,16 +804,11 @@ class TestStatus:
 
 class TestFold:
     def test_it_changes_nothing(self, upgraded: Upgraded, folded: Folded) -> None:
-        others = {upgraded.named(name).id for name in (*FOUND_LATE, OF_ANOTHER)}
+        other = upgraded.named(OF_ANOTHER).id
         assert folded.events == upgraded.events
-        assert [row for row in folded.payments if str(row["id"]) not in others] == [
-            row for row in upgraded.payments if str(row["id"]) not in others
+        assert [row for row in folded.payments if str(row["id"]) != other] == [
+            row for row in upgraded.payments if str(row["id"]) != other
         ]
-
-    @pytest.mark.parametrize("name", FOUND_LATE)
-    def test_what_was_found_late_has_to_be_told_of(self, upgraded: Upgraded, folded: Folded, name: str) -> None:
-        """The version before took the status for good that the intent had when it was found; now an event says it."""
-        assert changes(upgraded, folded, name) == {"status": "requires_payment_method"}
 
     def test_an_intent_may_be_of_two_payments(self, upgraded: Upgraded, folded: Folded) -> None:
         """The version before left out of the second payment what the first one had."""

@@ -46,6 +46,10 @@ STATUS_RANK = {
 }
 CREATED_RANK = 0
 
+# What an intent can be when it is first seen. One that is found again after a crash may have ended by then; Stripe's
+# event of the end comes as well, and outweighs this.
+FIRST_SEEN = {*STATUS_RANK, PaymentStatus.SUCCEEDED, PaymentStatus.CANCELED}
+
 STATUS_OF_INTENT_EVENT = {
     "payment_intent.created": PaymentStatus.REQUIRES_PAYMENT_METHOD,
     "payment_intent.requires_action": PaymentStatus.REQUIRES_ACTION,
@@ -491,7 +495,7 @@ def _unfinished(facts: Facts) -> Iterable[tuple[int, int, str, str]]:
 def _unfinished_intent(event: Event) -> Iterable[tuple[int, int, str, str]]:
     if event.type == "payment_intent.created":
         shown = text_of(event.object.get("status"))
-        status = shown if shown in STATUS_RANK else PaymentStatus.REQUIRES_PAYMENT_METHOD
+        status = shown if shown in FIRST_SEEN else PaymentStatus.REQUIRES_PAYMENT_METHOD
         yield event.created, CREATED_RANK, event.id, str(status)
     elif event.type in STATUS_OF_INTENT_EVENT:
         status = STATUS_OF_INTENT_EVENT[event.type]
