@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import orjson
 import psycopg2
@@ -25,7 +25,7 @@ from psycopg2.extensions import (
     register_type,
     set_wait_callback,
 )
-from sqlalchemy import Engine, Executable, PoolProxiedConnection, event
+from sqlalchemy import Engine, Executable, PoolProxiedConnection, event, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -47,9 +47,9 @@ _BEGIN = f"BEGIN; {_BOUNDS}"
 _TIMESTAMPTZ = 1184
 
 
-def _in_utc(text: str | bytes | None, _: object) -> datetime | None:
+def _in_utc(told: str | bytes | None, _: object) -> datetime | None:
     """A time as all of the service tells it, whatever time zone the server is in."""
-    return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+    return datetime.fromisoformat(told).astimezone(UTC) if isinstance(told, str) else None
 
 
 _UTC_TIMESTAMPTZ = new_type((_TIMESTAMPTZ,), "UTC_TIMESTAMPTZ", _in_utc)
@@ -130,17 +130,19 @@ class Batch:
     as it is, which takes a third of the CPU of an execution by SQLAlchemy. Outside of a transaction, a batch is one.
     """
 
-    def __init__(self, *parts: Executable | Literal["COMMIT"]) -> None:
+    def __init__(self, *statements: Executable) -> None:
         self._bind_processors: dict[str, Any] = {}
         self._row: Any = None
-        texts = [part if isinstance(part, str) else self._compile(part) for part in parts]
-        # What follows a COMMIT is a transaction of its own.
-        self._text = "; ".join(texts).replace("COMMIT; ", f"COMMIT; {_BOUNDS}")
+        self._text = "; ".join(map(self._compile, statements))
 
-    def send(self, cursor: DBAPICursor, prefix: str, values: Mapping[str, Any]) -> list[Any]:
-        """Send it with values for its bind parameters; return the last statement's rows."""
+    def send(self, cursor: DBAPICursor, values: Mapping[str, Any], *, before: str = "", after: str = "") -> list[Any]:
+        """Send it with values for its bind parameters; return the last statement's rows.
+
+        :param before: statements that go before it in the same message
+        :param after: statements that go after it
+        """
         try:
-            cursor.execute(prefix + self._text, self.processed(values))
+            cursor.execute(before + self._text + after, self.processed(values))
         except psycopg2.Error as error:
             # As SQLAlchemy raises it: with the statement, and without the values.
             raise DBAPIError.instance(
@@ -185,18 +187,20 @@ class Transaction:
 
     def run(self, batch: Batch, /, **values: Any) -> list[Any]:
         """Send a batch; return the rows of its last statement."""
-        prefix = "" if self.is_open else _BEGIN
-        self.is_open = True
-        return batch.send(self._cursor, prefix, values)
+        return self._send(batch, values)
 
-    def commit(self, batch: Batch, /, **values: Any) -> list[Any]:
-        """Send a batch that commits; return the rows of its last statement."""
-        rows = self.run(batch, **values)
+    def run_and_commit(self, batch: Batch, /, **values: Any) -> None:
+        """Send the transaction's last batch, and its end in the same message."""
+        self._send(batch, values, after="; COMMIT")
         self.is_open = False
-        return rows
+
+    def _send(self, batch: Batch, values: Mapping[str, Any], *, after: str = "") -> list[Any]:
+        before = "" if self.is_open else _BEGIN
+        self.is_open = True
+        return batch.send(self._cursor, values, before=before, after=after)
 
 
-_COMMIT = Batch("COMMIT")
+_COMMIT = Batch(text("COMMIT"))
 
 
 class Database:
@@ -216,7 +220,7 @@ class Database:
     def run(self, batch: Batch, /, **values: Any) -> list[Any]:
         """Send a batch as a transaction of its own; return the rows of its last statement."""
         with self._cursor() as cursor:
-            return batch.send(cursor, _BOUNDS, values)
+            return batch.send(cursor, values, before=_BOUNDS)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -225,7 +229,7 @@ class Database:
             transaction = Transaction(cursor)
             yield transaction
             if transaction.is_open:
-                transaction.commit(_COMMIT)
+                _COMMIT.send(cursor, {})
 
     @contextmanager
     def _cursor(self) -> Iterator[DBAPICursor]:

@@ -43,9 +43,12 @@ class TestBounds:
             for _ in range(2):
                 assert [tuple(row) for row in transaction.run(bounds)] == [("10s", "3s")]
 
-    def test_nor_one_after_the_commit_in_its_message(self, database: Database) -> None:
+    def test_nor_one_that_is_all_of_its_transaction(self, database: Database) -> None:
         with database.transaction() as transaction:
-            assert [tuple(row) for row in transaction.commit(Batch("COMMIT", self.BOUNDS))] == [("10s", "3s")]
+            transaction.run_and_commit(
+                Batch(text("CREATE TEMP TABLE seen AS SELECT current_setting('statement_timeout')"))
+            )
+        assert [tuple(row) for row in database.run(Batch(text("TABLE seen")))] == [("10s",)]
 
     def test_the_session_keeps_nothing_of_it(self, database: Database) -> None:
         """A pooler in transaction mode would hand the setting to somebody else, or lose it."""

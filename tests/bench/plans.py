@@ -9,14 +9,13 @@ from sqlalchemy import Connection, Engine
 
 from app.database import Batch
 
-_BOUND = re.compile(r"SET LOCAL [^;]+; ")
 _WHOLE_TABLE = re.compile(r"Seq Scan on (payments|operations|stripe_objects|stripe_events)\b")
 
 
 def explain(engine: Engine, request: Callable[[], object]) -> list[str]:
     """For each query that a request sends: its text, and its plan with what it took and what it read."""
     with engine.connect() as connection:
-        return [f"{_one_line(query)}\n{_plan(connection, query, values)}" for query, values in _sent_by(request)]
+        return [f"{' '.join(query.split())}\n{_plan(connection, query)}" for query in _sent_by(request)]
 
 
 def reads_whole_table(plan: str) -> bool:
@@ -24,23 +23,18 @@ def reads_whole_table(plan: str) -> bool:
     return _WHOLE_TABLE.search(plan) is not None
 
 
-def _sent_by(request: Callable[[], object]) -> list[tuple[str, Any]]:
-    sent = []
+def _sent_by(request: Callable[[], object]) -> list[str]:
+    sent: list[str] = []
     send = Batch.send
 
-    def remember(batch: Batch, cursor: Any, prefix: str, values: Any) -> list[Any]:
-        for query in cursor.mogrify(batch._text, batch.processed(values)).decode().split("; "):
-            sent.append((_BOUND.sub("", query), None))
-        return send(batch, cursor, prefix, values)
+    def remember(batch: Batch, cursor: Any, values: Any, **around: str) -> list[Any]:
+        sent.extend(cursor.mogrify(batch._text, batch.processed(values)).decode().split("; "))
+        return send(batch, cursor, values, **around)
 
     with mock.patch.object(Batch, "send", remember):
         request()
     return sent
 
 
-def _plan(connection: Connection, query: str, values: Any) -> str:
-    return "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {query}", values).scalars())
-
-
-def _one_line(sql: str) -> str:
-    return " ".join(sql.split())
+def _plan(connection: Connection, query: str) -> str:
+    return "\n".join(connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {query}", None).scalars())

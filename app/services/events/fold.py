@@ -43,7 +43,7 @@ READ = (
 LOCK_AND_READ = Batch(LOCK, READ)
 READ_EVENTS = Batch(select(*EVENT_COLUMNS).where(StripeEvent.payment_id == _payment_id))
 
-_WRITE = (
+_write = (
     update(Payment)
     .where(Payment.id == _payment_id)
     .values(
@@ -54,7 +54,9 @@ _WRITE = (
 
 # An object that is another payment's stays so: one invoice can be paid with the intent of two.
 _new_ids = select(func.unnest(_ids), bindparam("app_id", type_=Text), _payment_id)
-_LEARN = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
+_learn = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
+_WRITE = Batch(_write)
+_WRITE_AND_LEARN = Batch(_write, _learn)
 
 _DETACH = Batch(
     update(StripeEvent)
@@ -62,13 +64,9 @@ _DETACH = Batch(
     .values(payment_id=null())
 )
 
-_COMMIT = Batch("COMMIT")
-_WRITE_AND_COMMIT = Batch(_WRITE, "COMMIT")
-_WRITE_LEARN_AND_COMMIT = Batch(_WRITE, _LEARN, "COMMIT")
-
 
 def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: str | None = None) -> list[str]:
-    """Bring a payment's row up to date with its facts, and commit.
+    """Bring a payment's row up to date with its facts: the last thing that a transaction does.
 
     :param rows: what `READ` has selected, after `LOCK`
     :param run_id: the run that the payment's cost is on, where that was not known before
@@ -76,10 +74,7 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
     """
     payment = rows[0]
     projection = project(payment.payment_id, PaymentKind(payment.kind), events_of(rows))
-    if projection is None:
-        transaction.commit(_COMMIT)
-        return []
-    return _save_and_commit(transaction, payment, projection, run_id)
+    return [] if projection is None else _save_and_commit(transaction, payment, projection, run_id)
 
 
 def events_of(rows: Sequence[Any]) -> list[Event]:
@@ -99,15 +94,11 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
     if projection.foreign_event_ids:
         transaction.run(_DETACH, payment_id=payment.payment_id, ids=list(projection.foreign_event_ids))
     if state == before and not learned:
-        transaction.commit(_COMMIT)
         return []
     if state["status"] != before["status"]:
         count_status(state["status"])
-    known = {"payment_id": payment.payment_id, "run_id": run_id, **state}
-    if not learned:
-        transaction.commit(_WRITE_AND_COMMIT, **known)
-        return []
-    transaction.commit(_WRITE_LEARN_AND_COMMIT, app_id=payment.app_id, ids=learned, **known)
+    ours = {"payment_id": payment.payment_id, "app_id": payment.app_id, "run_id": run_id, "ids": learned}
+    transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **state)
     return learned
 
 
