@@ -29,12 +29,6 @@ from app.services.operations.operation import (
 )
 from app.services.upstreams.call_context import CallContext
 
-# Until release 1.1 the hash of a request held these defaults, whether the caller had sent the fields or not.
-FORMER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "checkout_session": {"mode": "payment"},
-    "payment_intent": {"currency": "usd"},
-}
-
 # Born leased, so that nobody else works on it.
 ACCEPT = (
     insert(Operation)
@@ -137,7 +131,7 @@ class OperationRequest:
 
     def is_of(self, digest: bytes) -> bool:
         """Whether this request has that digest, as it is made now or as it was made before."""
-        former = {**FORMER_DEFAULTS.get(self.kind.name, {}), **self.body}
+        former = {**self.kind.former_defaults, **self.body}
         return digest in (self.digest, _digest(self.kind.name, former))
 
 

@@ -1,7 +1,7 @@
 """A kind of operation, as data: what is asked of Stripe, and what becomes of the answer. The engine walks all alike."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.database import Batch
@@ -40,6 +40,7 @@ class Kind(Generic[M]):
     :param resource: what Stripe makes
     :param mark: the key of its metadata that holds the operation's id
     :param defaults: of fields that a caller may leave out: one that is sent is the same request
+    :param former_defaults: those that stood in a request's hash until release 1.1, whether they were sent or not
     :param accept: inserts the operation, with what it creates; its rows tell that it was not there before
     :param columns: the values for `accept` besides the operation's own
     :param prepare: what has to be there before Stripe is asked; returns the run that the cost is on
@@ -56,6 +57,7 @@ class Kind(Generic[M]):
     resource: Resource[M]
     mark: str
     defaults: Mapping[str, Any]
+    former_defaults: Mapping[str, Any] = field(default_factory=dict)
     accept: Batch
     columns: Callable[[Mapping[str, Any]], dict[str, Any]]
     prepare: Callable[[HeldOperation, Services, CallContext], str | None]
