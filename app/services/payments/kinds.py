@@ -65,11 +65,17 @@ class PaymentIntent:
 CHECKOUT_SESSIONS = Resource("/v1/checkout/sessions", "checkout.session", CheckoutSession.read)
 PAYMENT_INTENTS = Resource("/v1/payment_intents", "payment_intent", PaymentIntent.read)
 
-# What the caller asked for stands on the payment from the beginning, and belongs to nobody but whoever accepts it.
-_PAYMENT_COLUMNS = (
-    "app_id", "kind", "org_id", "run_id", "parent_run_id", "brand_id", "campaign_id", "stripe_customer_id",
-    "amount_in_cents", "currency", "description", "payment_metadata",
-)  # fmt: skip
+# What the caller asked for stands on the payment from the beginning: the columns, and the fields that they hold.
+_REQUEST_COLUMNS = {
+    "org_id": "org_id",
+    "parent_run_id": "run_id",
+    "brand_id": "brand_id",
+    "campaign_id": "campaign_id",
+    "stripe_customer_id": "customer_id",
+    "description": "description",
+}
+_PAYMENT_COLUMNS = ("app_id", "kind", "run_id", "amount_in_cents", "currency", "payment_metadata", *_REQUEST_COLUMNS)
+# Inserted for nobody but whoever accepts the operation.
 _add_payment = (
     insert(Payment)
     .from_select(
@@ -85,21 +91,16 @@ _ACCEPT_WITH_PAYMENT = Batch(ACCEPT, _add_payment)
 
 def _payment_columns(body: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a payment, and where its operation is tracked."""
-    org_id, caller_run_id = body.get("org_id"), body.get("run_id")
     # Without an organisation there is no run of our own: the cost goes onto the caller's.
-    run_id = None if org_id else caller_run_id
+    run_id = None if body.get("org_id") else body.get("run_id")
+    is_tracked = body.get("org_id") or run_id
     return {
-        "org_id": org_id,
+        **{column: body.get(name) for column, name in _REQUEST_COLUMNS.items()},
         "run_id": run_id,
-        "parent_run_id": caller_run_id,
-        "brand_id": body.get("brand_id"),
-        "campaign_id": body.get("campaign_id"),
-        "stripe_customer_id": body.get("customer_id"),
         "amount_in_cents": None,
         "currency": None,
-        "description": body.get("description"),
         "payment_metadata": body.get("metadata", {}),
-        "tracking_state": TrackingState.PENDING if org_id or run_id else TrackingState.NONE,
+        "tracking_state": TrackingState.PENDING if is_tracked else TrackingState.NONE,
     }
 
 
