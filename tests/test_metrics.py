@@ -53,7 +53,8 @@ class Figures:
             for family in families
             for sample in family.samples
         }
-        self.names = {name for name, *_ in self.samples} | {family.name for family in families}
+        self.families = {family.name for family in families}
+        self.names = {name for name, *_ in self.samples} | self.families
 
     def get(self, name: str, **labels: str) -> float | None:
         """One sample, or None where there is no such series."""
@@ -430,9 +431,17 @@ class TestOperations:
         assert named
         assert named <= figures.names
 
+    def test_every_metric_is_named(self, client: FlaskClient) -> None:
+        page = (ROOT / "docs" / "operations.md").read_text()
+        ours = {name for name in scrape(client).families if name.startswith("stripe_service_")}
+        assert "stripe_service_events" in ours
+        assert {name for name in ours if not re.search(rf"\b{name}(_total)?\b", page)} == set()
+
 
 def exercise(client: FlaskClient, stand_ins: StandIns) -> None:
     """Make everything happen that is measured."""
     created = client.post(CREATE, json=intent()).json
     paid = stand_ins.control(f"intents/{created['paymentIntentId']}/pay")
     assert webhooks.deliver(client, webhooks.event("payment_intent.succeeded", paid)).status_code == 200
+    dispute = {"id": "dp_1", "object": "dispute", "payment_intent": paid["id"], "status": "undreamt_of", "amount": 1}
+    assert webhooks.deliver(client, webhooks.event("charge.dispute.created", dispute)).status_code == 200
