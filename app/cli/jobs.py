@@ -86,6 +86,6 @@ def _rejoin_by_turns() -> Work:
 
 
 def _delete_old_waiting_events(services: Services, printer: Printer) -> Iterator[None]:
-    if deleted := delete_old_waiting_events(services):
+    for deleted in delete_old_waiting_events(services):
         printer.thing("deleted waiting events", count=deleted)
-    yield
+        yield

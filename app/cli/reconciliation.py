@@ -23,7 +23,7 @@ def reconcile(as_json: bool) -> None:
     services, printer = configured_services(), Printer(as_json=as_json)
     failed = _reconcile_apps(services, printer)
     printer.thing("joined events", payments=sum(rejoin_waiting_events(services)))
-    printer.thing("deleted waiting events", count=delete_old_waiting_events(services))
+    printer.thing("deleted waiting events", count=sum(delete_old_waiting_events(services)))
     if failed:
         raise SystemExit(1)
 

@@ -53,9 +53,7 @@ def rejoin_waiting_events(services: Services, *, since: datetime | None = None) 
         after = {"after": last.received_at, "after_id": last.id, "after_app": last.app_id}
 
 
-def delete_old_waiting_events(services: Services) -> int:
-    """Delete events that found no payment for 90 days, in small batches; return how many were."""
-    deleted = 0
-    while batch := len(services.database.run(_DELETE)):
-        deleted += batch
-    return deleted
+def delete_old_waiting_events(services: Services) -> Iterator[int]:
+    """Delete events that found no payment for 90 days, batch by batch; yield how many each held."""
+    while deleted := services.database.run(_DELETE):
+        yield len(deleted)
