@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 
 from app import create_app
 from app.config import Settings
+from app.request_context import EXTENSION_KEY
+from app.services import Services
 from tests.databases import dispose, empty, migrated_database
 from tests.stand_ins import StandIns
 from tests.web import API_KEY, WebProcess
@@ -78,6 +80,13 @@ def app(settings: Settings) -> Iterator[Flask]:
             empty(connection)
     yield application
     dispose(application)
+
+
+@pytest.fixture
+def services(app: Flask) -> Services:
+    found = app.extensions[EXTENSION_KEY]
+    assert isinstance(found, Services)
+    return found
 
 
 @pytest.fixture

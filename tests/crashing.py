@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2.extensions
+from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import event
 
-from app import create_app
-from app.config import Settings
 from app.services.upstreams.http import Transport
 from tests.web import API_KEY
 
@@ -28,24 +28,26 @@ class Points:
         self.passed += 1
 
 
-def create_and_die(settings: Settings, path: str, body: dict[str, Any], headers: dict[str, str], die_at: int) -> bool:
-    """Create a payment in a process that is killed at a point; False when the request ended before it got there."""
+def dies_in(app: Flask, die_at: int, work: Callable[[FlaskClient], Any]) -> bool:
+    """Work in a forked child that is killed at a point; False when the work ended before it got there.
+
+    :param app: one that the parent never uses, so that they share no connection
+    """
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
         return os.WIFSIGNALED(status)
     try:
-        app = create_app(settings)
-        points = Points(die_at)
-        _watch(app, points)
-        response = app.test_client().post(path, json=body, headers={"X-API-Key": API_KEY, **headers})
-        os._exit(0 if response.status_code == 200 else 1)
+        _watch(app, Points(die_at))
+        client = app.test_client()
+        client.environ_base["HTTP_X_API_KEY"] = API_KEY
+        os._exit(0 if work(client).status_code == 200 else 1)
     finally:
         os._exit(1)
 
 
-def _watch(app: Any, points: Points) -> None:
+def _watch(app: Flask, points: Points) -> None:
     with app.app_context():
         engine = app.extensions["sqlalchemy"].engine
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from flask import Flask
 from sqlalchemy import Connection, create_engine, make_url, text
 
+from tests.proxy import Proxy
+
 ROOT = Path(__file__).parents[1]
+SOCKET = ".s.PGSQL.5432"
 
 
 @contextmanager
@@ -71,3 +74,15 @@ def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
     for table in ("operations", "stripe_objects", "stripe_events", "payments", "event_cursors"):
         connection.execute(text(f"DELETE FROM {table}"))
+
+
+def database_address(database_url: str) -> tuple[str, int] | Path:
+    """Where a database listens: a host and a port, or the path of a socket."""
+    url = make_url(database_url)
+    return (url.host, url.port or 5432) if url.host else Path(str(url.query["host"])) / SOCKET
+
+
+def through(proxy: Proxy, database_url: str) -> str:
+    """The URL of the same database, reached through the proxy."""
+    url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).difference_update_query(["host"])
+    return url.render_as_string(hide_password=False)

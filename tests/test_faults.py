@@ -4,13 +4,12 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, text
 
 from app import create_app
 from app.config import Settings
@@ -18,7 +17,7 @@ from app.request_context import EXTENSION_KEY
 from app.services.operations.recovery import recover_operations
 from app.services.payments.kinds import KINDS
 from tests.books import assert_balanced, end_orphan_runs_at_once
-from tests.databases import dispose
+from tests.databases import database_address, dispose, through
 from tests.factories import checkout, intent
 from tests.proxy import Proxy, Spoil
 from tests.stand_ins import StandIns
@@ -30,7 +29,6 @@ UPSTREAMS = ("key-service", "runs-service", "Stripe", "database")
 SPOILS = [spoil for spoil in Spoil if spoil is not Spoil.NOTHING]
 BODIES = {"/checkout/create": checkout, "/payment-intent/create": intent}
 LEASE_SECONDS = 4.0
-SOCKET = ".s.PGSQL.5432"
 
 
 @dataclass
@@ -68,8 +66,7 @@ class Spoiled:
 
 def proxy_before(upstream: str, settings: Settings) -> Proxy:
     if upstream == "database":
-        url = make_url(settings.database_url)
-        return Proxy((url.host, url.port or 5432) if url.host else Path(str(url.query["host"])) / SOCKET)
+        return Proxy(database_address(settings.database_url))
     address = urlsplit(settings.stripe_api_base)
     return Proxy((str(address.hostname), int(address.port or 0)))
 
@@ -81,15 +78,10 @@ def settings_behind(proxy: Proxy, upstream: str, settings: Settings) -> Settings
         "key-service": {"key_service_url": f"{http}/key-service"},
         "runs-service": {"runs_service_url": f"{http}/runs-service"},
         "Stripe": {"stripe_api_base": http},
-        "database": {"database_url": _through(proxy, settings.database_url)},
+        "database": {"database_url": through(proxy, settings.database_url)},
     }
     short = {"payment_lease_seconds": LEASE_SECONDS, "upstream_timeout_seconds": 1, "stripe_timeout_seconds": 1}
     return replace(settings, **short, key_cache_seconds=0, **behind[upstream])
-
-
-def _through(proxy: Proxy, database_url: str) -> str:
-    url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).difference_update_query(["host"])
-    return url.render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
-from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.operations.recovery import recover_operations
 from app.services.payments.kinds import KINDS
@@ -18,13 +17,6 @@ from tests.factories import intent
 from tests.stand_ins import StandIns
 
 OPERATIONS = text("SELECT id::text FROM operations")
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    found = app.extensions[EXTENSION_KEY]
-    assert isinstance(found, Services)
-    return found
 
 
 @pytest.fixture

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from sqlalchemy import make_url
-
 from tests.proxy import HANG_SECONDS, Proxy, Spoil
 from tests.waiting import wait_until
 from tests.web import clean_environment
 
 ROOT = Path(__file__).parents[2]
-SOCKET = ".s.PGSQL.5432"
 # Longer than anything takes on a slow machine.
 PATIENCE_SECONDS = 60
 
@@ -95,15 +92,3 @@ class Gate(Proxy):
         self.arrived.set()
         self.opened.wait(HANG_SECONDS)
         return Spoil.NOTHING
-
-
-def database_address(database_url: str) -> tuple[str, int] | Path:
-    """Where a database listens: a host and a port, or the path of a socket."""
-    url = make_url(database_url)
-    return (url.host, url.port or 5432) if url.host else Path(str(url.query["host"])) / SOCKET
-
-
-def through(proxy: Proxy, database_url: str) -> str:
-    """The URL of the same database, reached through the proxy."""
-    url = make_url(database_url).set(host="127.0.0.1", port=proxy.port).difference_update_query(["host"])
-    return url.render_as_string(hide_password=False)

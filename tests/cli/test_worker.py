@@ -19,7 +19,8 @@ from app.cli.jobs import Job
 from app.cli.printing import Printer
 from app.cli.worker import Stop, take_turns
 from app.errors import UpstreamUnavailable
-from tests.cli.processes import PATIENCE_SECONDS, Command, Gate, database_address, through
+from tests.cli.processes import PATIENCE_SECONDS, Command, Gate
+from tests.databases import database_address, through
 from tests.factories import intent
 from tests.proxy import Proxy, Spoil
 from tests.stand_ins import StandIns

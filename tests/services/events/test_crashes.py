@@ -1,6 +1,5 @@
 """kill -9 in the middle of a webhook: Stripe delivers it again, and all is as if nothing had happened."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,51 +13,26 @@ from sqlalchemy import Connection, text
 
 from app import create_app
 from app.config import Settings
-from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.operations.recovery import recover_operations
 from app.services.payments.kinds import KINDS
 from app.services.reconciliation.waiting_events import rejoin_waiting_events
 from tests.books import assert_balanced, end_orphan_runs_at_once
-from tests.crashing import Points, _watch
+from tests.crashing import dies_in
 from tests.databases import dispose, empty
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
-from tests.web import API_KEY
 from tests.webhooks import deliver, event, paid_intent
 
 MOST_POINTS = 60
 
 
 @pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
-
-
-@pytest.fixture
 def dying(settings: Settings) -> Iterator[Flask]:
-    """The application of the children that die: its parent never uses it, so that they share no connection."""
+    """The application of the children that die."""
     application = create_app(settings)
     yield application
     dispose(application)
-
-
-def dies_in(app: Flask, die_at: int, work: Callable[[FlaskClient], Any]) -> bool:
-    """Work in a forked child that is killed at a point; False when the work ended before it got there."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-        return os.WIFSIGNALED(status)
-    try:
-        _watch(app, Points(die_at))
-        client = app.test_client()
-        client.environ_base["HTTP_X_API_KEY"] = API_KEY
-        os._exit(0 if work(client).status_code == 200 else 1)
-    finally:
-        os._exit(1)
 
 
 @dataclass

@@ -6,12 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, create_engine, text
 
 from app.config import Settings
-from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.events.receive import receive_event
 from app.services.events.stripe_event import Event
@@ -118,13 +116,6 @@ class TestLock:
 
         found = db.execute(text("SELECT amount_refunded_in_cents, refund_count, status FROM payments")).one()
         assert tuple(found) == (50, 50, "partially_refunded")
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
 
 
 def status_of(client: FlaskClient, payment_id: str) -> tuple[str, int]:

@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 import requests
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
 from app.models import PaymentKind
-from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.events import receive as events
 from app.services.events.receive import fold_again, receive_event
@@ -28,13 +26,6 @@ from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.web import WebProcess
 from tests.webhooks import deliver, event, paid_intent, sign
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
 
 
 def status_of(client: FlaskClient, payment_id: str) -> Any:

@@ -13,14 +13,12 @@ from typing import Any
 
 import orjson
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from app.database import Batch
 from app.models import Step
-from app.request_context import EXTENSION_KEY
 from app.schemas.payments import CheckoutCreateSchema, PaymentIntentCreateSchema
 from app.services import Services
 from app.services.events.stripe_event import NotAnEvent, parse_event
@@ -40,13 +38,6 @@ from tests.factories import checkout, intent
 
 LEASE = timedelta(minutes=1)
 STEPS = list(Step)
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from app.services.operations.recovery import Recovered, RecoveryOutcome, recover
 from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 from tests.books import assert_balanced, end_orphan_runs_at_once, recover_until_quiet
-from tests.crashing import create_and_die
+from tests.crashing import dies_in
 from tests.databases import dispose
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
@@ -39,13 +40,6 @@ ROWS = text(
 BODIES: dict[str, Callable[..., dict[str, Any]]] = {"/checkout/create": checkout, "/payment-intent/create": intent}
 ONCE = {"Idempotency-Key": "once"}
 both_routes = pytest.mark.parametrize("path", BODIES)
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
 
 
 @pytest.fixture
@@ -350,12 +344,14 @@ class TestClaim:
 class TestCrash:
     MOST_POINTS = 60
 
-    def _sweep(self, settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
+    def _sweep(self, dying: Flask) -> Iterator[tuple[str, dict[str, str]]]:
         """Every point of a create, for both routes, with and without a key; yields what was killed."""
         for path, keyed in itertools.product(BODIES, (True, False)):
             for point in range(self.MOST_POINTS):
                 headers = {"Idempotency-Key": f"{path}-{point}"} if keyed else {}
-                if not create_and_die(settings, path, BODIES[path](), headers, point):
+                if not dies_in(
+                    dying, point, partial(FlaskClient.post, path=path, json=BODIES[path](), headers=headers)
+                ):
                     assert point >= 14
                     break
                 yield path, headers
@@ -368,7 +364,9 @@ class TestCrash:
         Fails when the accept, the ask or the take isn't committed before what follows it, when recovery doesn't read
         the run before it adds a cost, or when orphan runs aren't looked for.
         """
-        killed = list(self._sweep(short_lease))
+        dying = create_app(short_lease)
+        killed = list(self._sweep(dying))
+        dispose(dying)
         recovering = create_app(short_lease)
         recover_until_quiet(recovering.extensions[EXTENSION_KEY], db)
         assert_balanced(db, stand_ins)

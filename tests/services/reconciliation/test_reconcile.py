@@ -6,11 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
-from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.reconciliation.reconcile import EVENT_TYPES, Reconciled, reconcile_apps
 from app.services.reconciliation.waiting_events import (
@@ -24,13 +22,6 @@ from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event
 
 MONTHLY = [{"priceId": "price_sandbox_monthly", "quantity": 1}]
-
-
-@pytest.fixture
-def services(app: Flask) -> Services:
-    service = app.extensions[EXTENSION_KEY]
-    assert isinstance(service, Services)
-    return service
 
 
 def reconcile(services: Services, db: Connection) -> dict[str, Reconciled]:
