@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from app.cli.printing import Printer
+from app.cli.reconciliation import print_reconciled
 from app.cli.recovery import print_ended_run, print_recovered
 from app.config import Settings
 from app.services import Services
@@ -61,8 +62,8 @@ def _end_orphan_runs(services: Services, printer: Printer) -> Iterator[None]:
 
 def _reconcile(services: Services, printer: Printer) -> Iterator[None]:
     for app in reconcile_apps(services, command=COMMAND):
-        if app.stored or app.error:
-            printer.thing("reconciled", app=app.app_id, told=app.told, stored=app.stored, error=app.error)
+        if app.stored or app.unreadable or app.error:
+            print_reconciled(app, printer)
         yield
 
 

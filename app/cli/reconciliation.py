@@ -1,14 +1,12 @@
 """`flask reconcile`: reconciliation by hand."""
 
-import dataclasses
-
 import click
 from flask.cli import with_appcontext
 
 from app.cli.configured import configured_services
 from app.cli.printing import Printer, as_json
 from app.services import Services
-from app.services.reconciliation.reconcile import reconcile_apps
+from app.services.reconciliation.reconcile import Reconciled, reconcile_apps
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
 
 
@@ -32,6 +30,19 @@ def _reconcile_apps(services: Services, printer: Printer) -> bool:
     """Reconcile every app; return whether one failed."""
     failed = False
     for app in reconcile_apps(services, command="flask reconcile"):
-        printer.thing("reconciled", **dataclasses.asdict(app))
+        print_reconciled(app, printer)
         failed = failed or app.error is not None
     return failed
+
+
+def print_reconciled(app: Reconciled, printer: Printer) -> None:
+    """Print what the reconciliation of an app came to."""
+    printer.thing(
+        "reconciled",
+        app=app.app_id,
+        listed=app.listed,
+        stored=app.stored,
+        unreadable=app.unreadable or None,
+        objects_read=app.objects_read or None,
+        error=app.error,
+    )

@@ -91,6 +91,17 @@ class TestSignature:
         assert count(db) == 0
 
 
+# https://docs.stripe.com/api/v2/core/events/object
+THIN = {
+    "id": "evt_thin",
+    "object": "v2.core.event",
+    "type": "v1.payment_intent.succeeded",
+    "created": "2026-09-24T12:00:00.000Z",
+    "livemode": False,
+    "related_object": {"id": "pi_1", "type": "payment_intent", "url": "/v1/payment_intents/pi_1"},
+}
+
+
 class TestEvent:
     @pytest.mark.parametrize(
         "body",
@@ -134,9 +145,29 @@ class TestEvent:
 
         assert post(app, payload, sign(payload)).status_code == status
 
-    def test_it_takes_an_object_without_id(self, client: FlaskClient, db: Connection) -> None:
-        assert deliver(client, event("balance.available", {"object": "balance", "available": []})).status_code == 200
+    @pytest.mark.parametrize(
+        "unnamed", [{"object": "balance", "available": []}, {"object": "invoice", "id": None}], ids=repr
+    )
+    def test_it_takes_an_object_without_id(self, client: FlaskClient, db: Connection, unnamed: dict[str, Any]) -> None:
+        assert deliver(client, event("balance.available", unnamed)).status_code == 200
         assert count(db) == 1
+
+    def test_it_stores_a_thin_event_as_it_is(self, client: FlaskClient, db: Connection) -> None:
+        """Even one about a payment's own object tells nothing that is folded."""
+        created = client.post("/payment-intent/create", json=intent()).json
+        before = client.get(f"/status/{created['paymentId']}").json
+        about = THIN["related_object"] | {"id": created["paymentIntentId"]}
+        metadata = {"paymentId": created["paymentId"]}
+        thin = THIN | {"related_object": about, "metadata": metadata, "data": {"client_secret": "pi_secret_1", "a": 1}}
+
+        assert deliver(client, thin).json == {"received": True}
+        stored = db.execute(text("SELECT object, created, payment_id FROM stripe_events WHERE id = 'evt_thin'")).one()
+        assert stored == (thin | {"data": {"a": 1}}, 1_790_251_200, None)
+        assert client.get(f"/status/{created['paymentId']}").json == before
+
+    @pytest.mark.parametrize("created", [None, 1_790_251_200, "yesterday", "", True])
+    def test_it_refuses_a_thin_event_whose_time_is_none(self, client: FlaskClient, created: object) -> None:
+        assert deliver(client, THIN | {"created": created}).status_code == 400
 
     def test_it_stores_a_duplicate_once(self, client: FlaskClient, db: Connection) -> None:
         for _ in range(3):

@@ -81,7 +81,7 @@ class TestReconciliation:
     ) -> None:
         client.post("/payment-intent/create", json=intent())
 
-        assert take_turn(jobs["reconciliation"]) == "reconciled app=shop told=1 stored=1\n"
+        assert take_turn(jobs["reconciliation"]) == "reconciled app=shop listed=1 stored=1\n"
         assert take_turn(jobs["reconciliation"]) == ""
 
     def test_it_prints_why_an_app_failed(
@@ -94,7 +94,7 @@ class TestReconciliation:
         client.post("/payment-intent/create", json=intent())
         stand_ins.fault("stripe", "status", method="GET", status=500, times=0)
 
-        assert take_turn(jobs["reconciliation"]) == "reconciled app=shop told=0 stored=0 error=Stripe answered 500\n"
+        assert take_turn(jobs["reconciliation"]) == "reconciled app=shop listed=0 stored=0 error=Stripe answered 500\n"
 
 
 class TestWaitingEvents:

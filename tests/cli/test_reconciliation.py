@@ -30,8 +30,8 @@ class TestReconcile:
 
         app, *others = result.stdout.splitlines()
         words = dict(word.split("=") for word in app.split()[1:])
-        assert (words["app_id"], words["walked"]) == ("shop", "False")
-        assert int(words["told"]) == int(words["stored"]) >= 2
+        assert words["app"] == "shop"
+        assert int(words["listed"]) == int(words["stored"]) >= 2
         assert others == ["joined events payments=0", "deleted waiting events count=0"]
         assert result.exit_code == 0
         assert client.get(f"/status/{lost_payment}").json["payment"]["status"] == "succeeded"
@@ -59,15 +59,15 @@ class TestReconcile:
         result = flask("reconcile")
 
         failed, done = result.stdout.splitlines()[:2]
-        assert failed.startswith("reconciled app_id=other told=0 stored=0 walked=False error=No Stripe key")
-        assert done == "reconciled app_id=shop told=1 stored=1 walked=False"
+        assert failed.startswith("reconciled app=other listed=0 stored=0 error=No Stripe key")
+        assert done == "reconciled app=shop listed=1 stored=1"
         assert result.exit_code == 1
 
     def test_it_prints_json_for_programs(self, flask: Run, client: FlaskClient) -> None:
         client.post("/payment-intent/create", json=intent())
 
         assert [json.loads(line) for line in flask("reconcile", "--json").stdout.splitlines()] == [
-            {"kind": "reconciled", "app_id": "shop", "told": 1, "stored": 1, "walked": False},
+            {"kind": "reconciled", "app": "shop", "listed": 1, "stored": 1},
             {"kind": "joined events", "payments": 0},
             {"kind": "deleted waiting events", "count": 0},
         ]

@@ -200,7 +200,7 @@ class TestWork:
             recovered, reconciled, summary = worker.printed()
             assert worker.complained() == []
         assert recovered == f"taken operation={left}"
-        assert reconciled.startswith("reconciled app=shop told=")
+        assert reconciled.startswith("reconciled app=shop listed=")
         assert summary == "1 taken, 1 reconciled"
         assert client.get(f"/status/{lost_payment}").json["payment"]["status"] == "succeeded"
 
@@ -321,4 +321,4 @@ class TestSignals:
 
         (cursor,) = db.execute(text("SELECT app_id, reconciled_until FROM event_cursors")).all()
         assert cursor.reconciled_until
-        assert [line.split(" told=")[0] for line in printed] == [f"reconciled app={cursor.app_id}", "1 reconciled"]
+        assert [line.split(" listed=")[0] for line in printed] == [f"reconciled app={cursor.app_id}", "1 reconciled"]

@@ -3,7 +3,8 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
 import orjson
 
@@ -17,6 +18,10 @@ MAX_SECONDS = 2**63 - 1
 # The ids of facts that are ours begin so; Stripe's begin with `evt_`.
 ANSWER_PREFIX = "op_"
 OBJECT_PREFIX = "snapshot_"
+
+# Names an object instead of showing it, so it says nothing of a payment; it is stored as it is.
+# https://docs.stripe.com/api/v2/core/events/object
+THIN_EVENT = "v2.core.event"
 
 # What the fold reads of an answer.
 ANSWER_FIELDS = (
@@ -78,26 +83,39 @@ def read_event(event: object) -> Event:
     """
     if not isinstance(event, Mapping):
         raise NotAnEvent
-    event_id, event_type, created = event.get("id"), event.get("type"), event.get("created")
-    stripe_object, previous = dig(event, "data", "object"), dig(event, "data", "previous_attributes")
+    is_thin = event.get("object") == THIN_EVENT
+    created = _written_time(event.get("created")) if is_thin else _time(event.get("created"))
+    stripe_object = event if is_thin else dig(event, "data", "object")
+    previous = None if is_thin else dig(event, "data", "previous_attributes")
     genuine = (
-        _is_name(event_id)
-        and not str(event_id).startswith(ANSWER_PREFIX)
-        and _is_name(event_type)
-        and isinstance(created, int)
-        and not isinstance(created, bool)
-        and abs(created) <= MAX_SECONDS
-        and isinstance(stripe_object, dict)
-        # The object of a `balance.available` has no id.
-        and isinstance(stripe_object.get("id", ""), str)
+        _is_name(event.get("id"))
+        and not str(event["id"]).startswith(ANSWER_PREFIX)
+        and _is_name(event.get("type"))
+        and isinstance(stripe_object, Mapping)
+        # The object of a `balance.available` has no id, and that of an `invoice.upcoming` may have null.
+        and isinstance(stripe_object.get("id"), str | None)
     )
-    if not genuine:
+    if not genuine or created is None:
         raise NotAnEvent
     try:
-        shown = storable(previous) if isinstance(previous, dict) else None
-        return Event(str(event_id), str(event_type), int(created or 0), storable(stripe_object), shown)
+        shown = storable(previous) if isinstance(previous, Mapping) else None
+        return Event(str(event["id"]), str(event["type"]), created, storable(stripe_object), shown)
     except RecursionError:
         raise NotAnEvent from None
+
+
+def _time(seconds: object) -> int | None:
+    # True is an int.
+    is_time = isinstance(seconds, int) and not isinstance(seconds, bool) and abs(seconds) <= MAX_SECONDS
+    return cast(int, seconds) if is_time else None
+
+
+def _written_time(text: object) -> int | None:
+    """A time as Stripe's newer API writes it, in seconds since 1970."""
+    try:
+        return int(datetime.fromisoformat(str(text)).timestamp())
+    except (OverflowError, ValueError):
+        return None
 
 
 def answer_event(operation_id: uuid.UUID, attempt: int, event_type: str, answer: Mapping[str, Any]) -> Event:

@@ -3,7 +3,7 @@
 import logging
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,8 @@ from app.errors import ServiceError, is_database_outage
 from app.models import EventCursor, Payment
 from app.services import Services
 from app.services.events.receive import Outcome, receive_event
-from app.services.events.stripe_event import Event, read_event
+from app.services.events.stripe_event import Event, NotAnEvent, read_event
+from app.services.events.stripe_object import id_of
 from app.services.operations.operation import LEASE, lease_of, reason_of
 from app.services.operations.recovery import command_context
 from app.services.reconciliation.object_events import read_object_events
@@ -63,12 +64,19 @@ EVENT_TYPES = (
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What the reconciliation of an app came to: how many events Stripe told, and how many of them were new."""
+    """What the reconciliation of an app came to.
+
+    :param listed: how many events Stripe listed, or its objects were turned into
+    :param stored: how many of them were new
+    :param unreadable: how many things Stripe listed that are no events; each is in the log, and hid no other
+    :param objects_read: whether Stripe's objects were read, since it lists the events no more
+    """
 
     app_id: str
-    told: int = 0
+    listed: int = 0
     stored: int = 0
-    walked: bool = False
+    unreadable: int = 0
+    objects_read: bool = False
     error: str | None = None
 
 
@@ -138,18 +146,25 @@ def _claim(app_id: str, services: Services) -> HeldCursor | None:
 
 
 def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reconciled:
-    told = stored = 0
+    done = Reconciled(cursor.app_id, objects_read=cursor.is_too_old)
     try:
         for event in _events(cursor, services, command):
-            receipt = receive_event(event, app_id=cursor.app_id, services=services)
-            told, stored = told + 1, stored + (receipt.outcome is Outcome.STORED)
+            done = _receive(done, event, services)
     except Exception as error:
         if is_database_outage(error):
             raise
         _execute(_RELEASE, cursor, services)
-        return Reconciled(cursor.app_id, told, stored, cursor.is_too_old, _explain(cursor, error))
+        return replace(done, error=_explain(cursor, error))
     _execute(_MOVE, cursor, services, until=cursor.now)
-    return Reconciled(cursor.app_id, told, stored, cursor.is_too_old)
+    return done
+
+
+def _receive(done: Reconciled, event: Event | None, services: Services) -> Reconciled:
+    """Receive what was listed, and count it; None is no event."""
+    if event is None:
+        return replace(done, listed=done.listed + 1, unreadable=done.unreadable + 1)
+    receipt = receive_event(event, app_id=done.app_id, services=services)
+    return replace(done, listed=done.listed + 1, stored=done.stored + (receipt.outcome is Outcome.STORED))
 
 
 def _explain(cursor: HeldCursor, error: Exception) -> str:
@@ -159,7 +174,9 @@ def _explain(cursor: HeldCursor, error: Exception) -> str:
     return f"unexpected {type(error).__name__}, see the log"
 
 
-def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Event]:
+def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Event | None]:
+    """What may have been missed; None for each thing that Stripe lists and that is no event."""
+
     def new_context() -> CallContext:
         _extend(cursor, services)
         return command_context(command, services)
@@ -167,10 +184,18 @@ def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Ev
     for start in range(0, len(EVENT_TYPES), MAX_TYPES):
         types = list(EVENT_TYPES[start : start + MAX_TYPES])
         filters = {"types": types, "created": {"gte": int(cursor.since.timestamp())}}
-        for listed in services.stripe.list(EVENTS, cursor.app_id, filters, new_context=new_context):
-            yield read_event(listed)
+        for listed in services.stripe.list_as_shown(EVENTS, cursor.app_id, filters, new_context=new_context):
+            yield _readable(listed, cursor)
     if cursor.is_too_old:
         yield from read_object_events(cursor.app_id, since=cursor.since, services=services, new_context=new_context)
+
+
+def _readable(listed: object, cursor: HeldCursor) -> Event | None:
+    try:
+        return read_event(listed)
+    except NotAnEvent:
+        log.warning("Stripe lists %r for app %s, which is no event", id_of(listed), cursor.app_id)
+        return None
 
 
 class CursorLost(ServiceError):

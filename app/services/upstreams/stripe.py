@@ -65,8 +65,10 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Page:
-    objects: list[dict[str, Any]]
-    has_more: bool
+    """A page of a list, and the id after which the next one begins, where there is one."""
+
+    objects: list[object]
+    next_after: str | None
 
 
 class NoSuchObject(StripeRefusal):
@@ -190,7 +192,7 @@ class Stripe:
         :param new_context: called before each page, since a long list takes longer than any one call may
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
-        for listed in self._list(resource, app_id, filters, new_context):
+        for listed in self.list_as_shown(resource, app_id, filters, new_context=new_context):
             yield _read(resource, listed)
 
     def find(
@@ -208,15 +210,26 @@ class Stripe:
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
         filters = {"created": {"gte": int(created_after.timestamp())}}
-        for listed in self._list(resource, app_id, filters, new_context):
+        for listed in self.list_as_shown(resource, app_id, filters, new_context=new_context):
             if _holds(listed, metadata):
                 return _read(resource, listed)
         return None
 
-    def _list(
-        self, resource: Resource[Any], app_id: str, filters: Mapping[str, Any], new_context: Callable[[], CallContext]
-    ) -> Iterator[Mapping[str, Any]]:
-        """The objects of all pages as Stripe shows them, each with an id. https://docs.stripe.com/api/pagination"""
+    def list_as_shown(
+        self,
+        resource: Resource[Any],
+        app_id: str,
+        filters: Mapping[str, Any],
+        *,
+        new_context: Callable[[], CallContext],
+    ) -> Iterator[object]:
+        """What all pages hold, as Stripe shows it and unread: one that can't be read need not hide the others.
+
+        https://docs.stripe.com/api/pagination
+
+        :param new_context: called before each page
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
         pages = Resource(resource.path, "list", _read_page)
         after: dict[str, str] = {}
         while True:
@@ -224,9 +237,9 @@ class Stripe:
             call = _Call("get", pages.path, f"GET {pages.path}", params)
             page = _read(pages, self._call(app_id, call, new_context()))
             yield from page.objects
-            if not (page.has_more and page.objects):
+            if page.next_after is None:
                 return
-            after = {"starting_after": page.objects[-1]["id"]}
+            after = {"starting_after": page.next_after}
 
     def _call(self, app_id: str, call: _Call, context: CallContext) -> object:
         """Call with the app's key; when Stripe refuses that, once more with the one that key-service has now."""
@@ -344,15 +357,20 @@ def _read(resource: Resource[T], answer: object) -> T:
 
 
 def _read_page(answer: Mapping[str, Any]) -> _Page:
-    objects = answer["data"]
-    for listed in objects:
-        # The next page is asked for by it.
-        if not (isinstance(listed["id"], str) and listed["id"]):
-            raise TypeError("not an id")
-    return _Page(objects, bool(answer["has_more"]))
+    objects, has_more = answer["data"], answer["has_more"]
+    if not isinstance(objects, list):
+        raise TypeError("not a list")
+    ids = [listed["id"] for listed in objects if isinstance(listed, Mapping) and _is_id(listed.get("id"))]
+    if has_more and objects and not ids:
+        raise ValueError("where the next page begins can't be said")
+    return _Page(objects, ids[-1] if has_more and ids else None)
 
 
-def _holds(listed: Mapping[str, Any], metadata: tuple[str, str]) -> bool:
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _holds(listed: object, metadata: tuple[str, str]) -> bool:
     key, value = metadata
-    held = listed.get("metadata")
+    held = listed.get("metadata") if isinstance(listed, Mapping) else None
     return isinstance(held, Mapping) and held.get(key) == value

@@ -19,7 +19,7 @@ from app.services.reconciliation.waiting_events import (
 from tests.factories import checkout, intent
 from tests.soak import amount
 from tests.stand_ins import StandIns
-from tests.webhooks import deliver, event
+from tests.webhooks import deliver, event, paid_intent
 
 MONTHLY = [{"priceId": "price_sandbox_monthly", "quantity": 1}]
 
@@ -141,7 +141,7 @@ class TestAllWebhooksLost:
         after = state(client, db)
 
         assert first["other"].error is None
-        assert first["other"].walked
+        assert first["other"].objects_read
         db.execute(
             text("UPDATE event_cursors SET reconciled_until = now() - interval '31 days' WHERE app_id = 'other'")
         )
@@ -165,6 +165,31 @@ class TestAllWebhooksLost:
         assert (
             db.execute(text("SELECT reconciled_until FROM event_cursors WHERE app_id = 'other'")).scalar_one() is None
         )
+
+    def test_it_passes_over_what_is_no_event_and_hides_no_other(
+        self,
+        client: FlaskClient,
+        services: Services,
+        stand_ins: StandIns,
+        db: Connection,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Unreadable things on a first page, in its middle and at its end, and an event on the second."""
+        made = client.post("/payment-intent/create", json=intent()).json
+        paid = [
+            event(f"payment_intent.{kind}", paid_intent(made["paymentIntentId"])) for kind in ("created", "succeeded")
+        ]
+        odd = [{"id": "evt_odd", "object": "event", "created": "now"}, None, "evt_text", []]
+        page = {"object": "list", "data": [odd[0], paid[0], *odd[1:]], "has_more": True}
+        stand_ins.fault("stripe", "json", method="GET", path="/v1/events", body=page)
+        last_page = {"object": "list", "data": [paid[1]], "has_more": False}
+        stand_ins.fault("stripe", "json", method="GET", path="/v1/events", body=last_page)
+
+        done = reconcile(services, db)["shop"]
+
+        assert (done.error, done.unreadable, done.listed - done.stored) == (None, 4, 4)
+        assert client.get(f"/status/{made['paymentId']}").json["payment"]["status"] == "succeeded"
+        assert "Stripe lists 'evt_odd' for app shop, which is no event" in caplog.messages
 
     def test_one_process_has_an_app_to_itself(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
