@@ -24,7 +24,10 @@ MAX_VALUE_LENGTH = 40
 _payment_id = bindparam("payment_id", type_=Uuid)
 _ids: Any = bindparam("ids", type_=ARRAY(Text))
 
-EVENT_COLUMNS = (StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object, StripeEvent.previous)
+EVENT_COLUMNS = tuple(
+    column.label(f"event_{column.key}")
+    for column in (StripeEvent.id, StripeEvent.type, StripeEvent.created, StripeEvent.object, StripeEvent.previous)
+)
 
 # Two events of one payment wait for each other here. What is read by the second statement is then what the one that
 # was waited for has committed. Inserting an event takes a share of this lock, which FOR UPDATE would wait for.
@@ -35,13 +38,12 @@ READ = (
         Payment.app_id,
         Payment.kind,
         *(getattr(Payment, name) for name in STATE_COLUMNS),
-        *(column.label(f"event_{column.key}") for column in EVENT_COLUMNS),
+        *EVENT_COLUMNS,
     )
     .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
     .where(Payment.id == _payment_id)
 )
 LOCK_AND_READ = Batch(LOCK, READ)
-READ_EVENTS = Batch(select(*EVENT_COLUMNS).where(StripeEvent.payment_id == _payment_id))
 
 _write = (
     update(Payment)
@@ -78,7 +80,7 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
 
 
 def events_of(rows: Sequence[Any]) -> list[Event]:
-    """The events in rows that hold a payment beside each of them, or none."""
+    """The events in rows that hold `EVENT_COLUMNS` beside the columns of their payment; one without any has no id."""
     return [
         Event(row.event_id, row.event_type, row.event_created, row.event_object, row.event_previous)
         for row in rows

@@ -2,6 +2,7 @@
 
 import base64
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,11 +13,10 @@ from sqlalchemy.types import Uuid
 
 from app.database import Batch
 from app.errors import InvalidRequest, NotFound
-from app.models import Operation, Payment, PaymentKind, PaymentStatus, TrackingState
+from app.models import Operation, Payment, PaymentKind, PaymentStatus, StripeEvent, TrackingState
 from app.services import Services
-from app.services.events.fold import READ_EVENTS
+from app.services.events.fold import EVENT_COLUMNS, events_of
 from app.services.events.projection import Projection, project
-from app.services.events.stripe_event import Event
 
 # A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the
 # operation knows a run of the payment's own.
@@ -27,7 +27,12 @@ _SHOWN = select(
     Operation.tracking_error,
 ).outerjoin(Operation, Operation.id == Payment.id)
 
-_FIND = Batch(_SHOWN.where(Payment.id == bindparam("payment_id")))
+# With a row for each of its events.
+_FIND = Batch(
+    _SHOWN.add_columns(*EVENT_COLUMNS)
+    .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
+    .where(Payment.id == bindparam("payment_id"))
+)
 
 _position = tuple_(Payment.created_at, Payment.id)
 _before = tuple_(bindparam("created_at", type_=TIMESTAMP(timezone=True)), bindparam("id", type_=Uuid))
@@ -96,7 +101,7 @@ def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
     rows = services.database.run(_FIND, payment_id=key)
     if not rows:
         raise NotFound("Payment not found")
-    return {"payment": rows[0]._mapping, "events": _happenings(rows[0], services)}
+    return {"payment": rows[0]._mapping, "events": _happenings(rows)}
 
 
 def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
@@ -135,7 +140,7 @@ def _cursor_after(row: Any) -> str:
     return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode()
 
 
-def _happenings(payment: Any, services: Services) -> Projection | dict[str, Any]:
-    rows = services.database.run(READ_EVENTS, payment_id=payment.id)
-    projection = project(payment.id, PaymentKind(payment.kind), [Event(*row) for row in rows])
+def _happenings(rows: Sequence[Any]) -> Projection | dict[str, Any]:
+    payment = rows[0]
+    projection = project(payment.id, PaymentKind(payment.kind), events_of(rows))
     return projection or {"successes": [], "failures": [], "refunds": [], "disputes": []}
