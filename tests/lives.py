@@ -3,8 +3,9 @@
 The model keeps a payment's state as plain variables that each action sets, as Stripe does; it folds nothing.
 """
 
+import copy
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,12 @@ class Life:
     failure_codes: list[str] = field(default_factory=list)
     named_refunds: dict[str, Refund] = field(default_factory=dict)
     all_disputes: list[Dispute] = field(default_factory=list)
+    all_charges: list[Charge] = field(default_factory=list)
     charge_count: int = 0
+    # What the session said last of its payment.
+    session_payment_status: str = "unpaid"
+    # The life as it was each time that somebody looked.
+    looks: list["Life"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.asked = self.amount
@@ -124,12 +130,13 @@ class Life:
         shape = intent_shape(self.version, intent or self.intent, invoice_id=self.own_invoice)
         self.tell(f"payment_intent.{kind}", shape | fields)
 
-    def tell_session(self, kind: str, **fields: Any) -> None:
+    def tell_session(self, kind: str, *, payment_status: str, **fields: Any) -> None:
+        self.session_payment_status = payment_status
         shape = {"id": SESSION, "object": "checkout.session", "amount_total": self.amount, "currency": self.currency}
         links = {"payment_intent": None if self.subscription or self.free else INTENT}
         if self.subscription:
             links |= {"subscription": SUBSCRIPTION, "invoice": INVOICE}
-        self.tell(f"checkout.session.{kind}", shape | links | fields)
+        self.tell(f"checkout.session.{kind}", shape | links | {"payment_status": payment_status} | fields)
 
     def tell_charge(self, kind: str, charge: Charge) -> None:
         self.tell(f"charge.{kind}", charge_shape(self.version, charge, invoice_id=self.own_invoice))
@@ -163,6 +170,12 @@ class Life:
     def pass_time(self) -> None:
         self.now += 1
 
+    def look(self) -> None:
+        """Somebody reads the payment's objects."""
+        seen = copy.copy(self)
+        seen.events, seen.looks = [], []
+        self.looks.append(copy.deepcopy(seen))
+
     def lag(self) -> None:
         """The next object tells a little later of the same."""
         self.now += self.slow
@@ -175,8 +188,9 @@ class Life:
 
     def new_charge(self, charge_id: str, status: str, *, code: str | None = None) -> Charge:
         amount = self.intent.amount
-        charge = Charge(charge_id, INTENT, amount, status, 0, code, self.failed_refunds_count)
+        charge = Charge(charge_id, INTENT, amount, status, 0, code, self.failed_refunds_count, created=self.now)
         self.intent.charge = charge
+        self.all_charges.append(charge)
         return charge
 
     def fail(self, code: str = "card_declined", *, charged: bool = True) -> None:
@@ -344,8 +358,9 @@ class Life:
         self.intent.amount, self.intent.error = first, None
         for intent, charge_id in ((self.intent, CHARGE), (second, "ch_2")):
             charge = Charge(charge_id, intent.id, intent.amount, captured=intent.amount)
-            charge.failed_refunds_count = self.failed_refunds_count
+            charge.failed_refunds_count, charge.created = self.failed_refunds_count, self.now
             intent.charge = charge
+            self.all_charges.append(charge)
             self.tell_charge("succeeded", charge)
             self.receive(intent)
         self.tell_invoice("paid", intent=None, amount_paid=self.received)
@@ -642,11 +657,11 @@ def _after_payment() -> Choice:
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> Life:
+def lives(draw: st.DrawFn, versions: Iterable[ApiVersion] = ApiVersion) -> Life:
     """Any life of a payment: what is tried first, how it is paid, if so, and what comes of it."""
     kind = draw(st.sampled_from([PaymentKind.PAYMENT_INTENT, PaymentKind.CHECKOUT_SESSION]))
     is_checkout = kind is PaymentKind.CHECKOUT_SESSION
-    version = draw(st.sampled_from(ApiVersion))
+    version = draw(st.sampled_from(list(versions)))
     cost = draw(st.sampled_from([AMOUNT] * 6 + [0, None])) if is_checkout else AMOUNT
     is_subscription = is_checkout and draw(st.booleans())
     life = Life(kind, subscription=is_subscription, version=version, slow=draw(st.booleans()), amount=cost)
@@ -656,8 +671,11 @@ def lives(draw: st.DrawFn) -> Life:
     tried = draw(st.lists(_try(), max_size=3))
     paid = draw(_ways_to_pay(life))
     later = draw(st.lists(_after_payment(), min_size=draw(st.integers(0, 5)), max_size=7))
-    for name, arguments, options in [*tried, *paid, *later]:
+    looks = draw(st.sets(st.integers(0, 9), max_size=2))
+    for number, (name, arguments, options) in enumerate([*tried, *paid, *later]):
         getattr(life, name)(*arguments, **options)
+        if number in looks:
+            life.look()
     if life.events:
         for number in draw(st.lists(st.integers(0, 99), max_size=4)):
             life.tell_again(number)

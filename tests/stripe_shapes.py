@@ -70,6 +70,7 @@ class Charge:
     failure_code: str | None = None
     failed_refunds_count: bool = False
     refunds: list[Refund] = field(default_factory=list)
+    created: int = 0
 
     @property
     def amount_refunded(self) -> int:
@@ -148,6 +149,7 @@ def charge_shape(version: ApiVersion, charge: Charge, *, invoice_id: str | None)
         "amount_refunded": charge.amount_refunded,
         "balance_transaction": f"txn_{charge.id}" if charge.captured else None,
         "captured": charge.captured > 0 or not is_good,
+        "created": charge.created,
         "currency": CURRENCY,
         "failure_code": charge.failure_code,
         "failure_message": None if charge.failure_code is None else "No.",

@@ -383,8 +383,9 @@ def _refunded_by_charge(snapshots: list[Shown], refunds: list[Refund], failed: l
     def shown(event: Event, charge: Mapping[str, Any]) -> int:
         refunded = _cents(charge.get("amount_refunded")) - released
         made = [refund for refund in refunds if refund.created_at <= _time(event.created)]
-        if refunded == sum(refund.amount_in_cents for refund in made):
-            return sum(refund.amount_in_cents for refund in made if not refund.has_come_back)
+        kept = sum(refund.amount_in_cents for refund in made if not refund.has_come_back)
+        if refunded in (kept, sum(refund.amount_in_cents for refund in made)):
+            return kept
         return refunded - sum(amount for made_at, known, amount in failed if made_at <= event.created <= known)
 
     return max(0, *(shown(event, charge) for event, charge in snapshots))
@@ -513,14 +514,22 @@ def _failures(facts: Facts) -> tuple[Failure, ...]:
 
 
 def _failures_of_intents(facts: Facts) -> list[Failure]:
-    """A try is known by its charge; one that came to no charge by its second and its error."""
+    """A try is known by its charge; one that came to no charge by its intent, its second and its error.
+
+    A snapshot can't tell that second, so it adds a try only when no other has its error.
+    """
     tries: dict[object, Failure] = {}
-    for event in sorted((*facts.intents, *facts.unconfirmed), key=order):
+    without_charge: set[tuple[str | None, str | None]] = set()
+    for event in sorted((*facts.intents, *facts.unconfirmed), key=lambda event: (event.is_snapshot, order(event))):
         if event.type == "payment_intent.payment_failed":
             error, intent_id = event.object.get("last_payment_error"), id_of(event.object)
             failure = _failure(event, error, intent_id)
-            charge_id = id_of(dig(error, "charge"))
-            tries.setdefault(charge_id or (intent_id, event.created, failure.failure_code), failure)
+            try_without_charge = (intent_id, failure.failure_code)
+            if charge_id := id_of(dig(error, "charge")):
+                tries.setdefault(charge_id, failure)
+            elif not (event.is_snapshot and try_without_charge in without_charge):
+                without_charge.add(try_without_charge)
+                tries.setdefault((*try_without_charge, event.created), failure)
     for event, charge in sorted(facts.charges, key=lambda shown: order(shown[0])):
         charge_id = id_of(charge)
         if charge.get("status") == "failed" and charge_id and charge_id not in tries:

@@ -60,6 +60,11 @@ class Event:
         """What the object is, by its own word: an id's prefix doesn't tell (a Link refund is `pyr_`)."""
         return str(self.object.get("object", ""))
 
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it tells what an object was when we read it, and not when that came to be."""
+        return self.id.startswith(OBJECT_PREFIX)
+
 
 def parse_event(body: bytes) -> Event:
     """Read an event as Stripe sent it.
@@ -71,7 +76,7 @@ def parse_event(body: bytes) -> Event:
     except orjson.JSONDecodeError:
         raise NotAnEvent from None
     read = read_event(event)
-    if read.id.startswith(OBJECT_PREFIX):
+    if read.is_snapshot:
         raise NotAnEvent
     return read
 

@@ -20,10 +20,11 @@ from app.database import Batch
 from app.errors import StripeRefusal
 from app.models import OPEN_PAYMENTS, Payment
 from app.services import Services
-from app.services.events.stripe_event import OBJECT_PREFIX, Event, read_event
-from app.services.events.stripe_object import dig, id_of
+from app.services.events.projection import INTENT_SUCCEEDED
+from app.services.events.stripe_event import OBJECT_PREFIX, Event, NotAnEvent, read_event
+from app.services.events.stripe_object import cents_of, dig, id_of
 from app.services.upstreams.call_context import CallContext
-from app.services.upstreams.stripe import Resource
+from app.services.upstreams.stripe import Resource, Stripe
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ _OPEN = Batch(
 )
 
 _INTENT_EVENTS = {
-    "succeeded": "payment_intent.succeeded",
+    "succeeded": INTENT_SUCCEEDED,
     "canceled": "payment_intent.canceled",
     "processing": "payment_intent.processing",
     "requires_action": "payment_intent.requires_action",
@@ -72,16 +73,16 @@ def read_object_events(
     :raises UpstreamError: when Stripe or key-service doesn't answer as it should
     """
     # Stamped earlier than anything is read: what really happens from now on counts as later.
-    reader = _Reader(app_id, services, new_context, int(time.time()))
+    reader = ObjectReader(app_id, services.stripe, new_context, int(time.time()))
     for payment in _open_payments(app_id, services):
         try:
-            yield from reader.payment(payment)
-        except StripeRefusal as refusal:
-            log.warning("payment %s can't be read at Stripe: %s", payment.id, refusal)
-    made = {"created": {"gte": int((since - REVERSALS_MOVE_FOR).timestamp())}}
-    for resource, kind in ((REFUNDS, "refund.updated"), (DISPUTES, "charge.dispute.updated")):
-        for reversal in reader.list(resource, made):
-            yield _object_event(kind, reversal, created=reader.read_at)
+            yield from reader.read_payment(
+                stripe_checkout_session_id=payment.stripe_checkout_session_id,
+                stripe_payment_intent_id=payment.stripe_payment_intent_id,
+            )
+        except (StripeRefusal, NotAnEvent) as error:
+            log.warning("payment %s can't be read at Stripe: %s", payment.id, error)
+    yield from reader.read_reversals(since - REVERSALS_MOVE_FOR)
 
 
 def _open_payments(app_id: str, services: Services) -> Iterator[Any]:
@@ -95,71 +96,78 @@ def _open_payments(app_id: str, services: Services) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Reads one app's objects."""
+class ObjectReader:
+    """Reads one app's objects, and tells by events what they show.
+
+    :param read_at: in seconds since 1970; what an object is now is told as of then
+    """
 
     app_id: str
-    services: Services
+    stripe: Stripe
     new_context: Callable[[], CallContext]
     read_at: int
 
-    def list(self, resource: Resource[dict[str, Any]], filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        return self.services.stripe.list(resource, self.app_id, filters, new_context=self.new_context)
+    def read_payment(
+        self, *, stripe_checkout_session_id: str | None, stripe_payment_intent_id: str | None
+    ) -> Iterator[Event]:
+        """What Stripe shows of a payment: of its session, the invoice of that, and all intents that pay for it.
 
-    def retrieve(self, resource: Resource[dict[str, Any]], object_id: str) -> dict[str, Any]:
-        return self.services.stripe.retrieve(resource, self.app_id, object_id, self.new_context())
-
-    def payment(self, payment: Any) -> Iterator[Event]:
-        intent_id, session = payment.stripe_payment_intent_id, None
-        if payment.stripe_checkout_session_id:
-            session = self.retrieve(CHECKOUT_SESSIONS, payment.stripe_checkout_session_id)
-            intent_id = id_of(session.get("payment_intent")) or intent_id
+        :raises StripeRefusal, UpstreamError: when Stripe or key-service doesn't answer as it should
+        """
+        intent_ids = [stripe_payment_intent_id]
+        if stripe_checkout_session_id:
+            session = self._retrieve(CHECKOUT_SESSIONS, stripe_checkout_session_id)
+            if kind := _SESSION_EVENTS.get(str(session.get("status"))):
+                yield self._tell(kind, session)
+            intent_ids.append(id_of(session.get("payment_intent")))
             if invoice_id := id_of(session.get("invoice")):
-                invoice_events = list(self.invoice(invoice_id))
-                yield from invoice_events
-                intent_id = next(filter(None, map(_intent_of_invoice, invoice_events)), intent_id)
-        intent = self.retrieve(PAYMENT_INTENTS, intent_id) if intent_id else None
-        if intent is not None:
-            yield from self.intent(intent)
-        if session is not None and session.get("status") in ("complete", "expired"):
-            yield _object_event(_session_event(session, intent), session, created=self.read_at)
+                for told in self._read_invoice(invoice_id):
+                    yield told
+                    intent_ids.append(id_of(dig(told.object, "payment", "payment_intent")))
+        for intent_id in dict.fromkeys(filter(None, intent_ids)):
+            yield from self._read_intent(intent_id)
 
-    def invoice(self, invoice_id: str) -> Iterator[Event]:
-        invoice = self.retrieve(INVOICES, invoice_id)
+    def read_reversals(self, since: datetime) -> Iterator[Event]:
+        """The refunds and disputes made since a time."""
+        made = {"created": {"gte": int(since.timestamp())}}
+        for resource, kind in ((REFUNDS, "refund.updated"), (DISPUTES, "charge.dispute.updated")):
+            for reversal in self._list(resource, made):
+                yield self._tell(kind, reversal)
+
+    def _read_invoice(self, invoice_id: str) -> Iterator[Event]:
+        """An invoice that is paid, and what pays for it. Whether a try has failed is for the intents to say.
+
+        https://docs.stripe.com/api/invoice-payment/object
+        """
+        invoice = self._retrieve(INVOICES, invoice_id)
         if invoice.get("status") == "paid":
-            yield _object_event("invoice.paid", invoice, created=self.read_at)
-        elif invoice.get("attempted"):
-            yield _object_event("invoice.payment_failed", invoice, created=self.read_at)
-        for paid in self.list(INVOICE_PAYMENTS, {"invoice": invoice_id}):
-            if paid.get("status") == "paid":
-                yield _object_event("invoice_payment.paid", paid, created=self.read_at)
+            yield self._tell("invoice.paid", invoice)
+        for paying in self._list(INVOICE_PAYMENTS, {"invoice": invoice_id}):
+            yield self._tell(f"invoice_payment.{paying.get('status')}", paying)
 
-    def intent(self, intent: dict[str, Any]) -> Iterator[Event]:
-        """The intent as it is, with a failed try for each of its failed charges."""
-        charges = {charge["id"]: charge for charge in self.list(CHARGES, {"payment_intent": intent["id"]})}
-        for charge in charges.values():
-            if charge.get("status") == "failed":
-                error = {"code": charge.get("failure_code"), "message": charge.get("failure_message")}
-                failed = {**intent, "last_payment_error": {**error, "charge": charge["id"]}}
-                yield _object_event("payment_intent.payment_failed", failed, created=charge["created"])
-            else:
-                yield _object_event("charge.updated", charge, created=charge["created"])
+    def _read_intent(self, intent_id: str) -> Iterator[Event]:
+        """An intent, the try that failed last, and all its charges: those that failed are told as of then."""
+        intent = self._retrieve(PAYMENT_INTENTS, intent_id)
+        charges = list(self._list(CHARGES, {"payment_intent": intent_id}))
+        for charge in charges:
+            failed = charge.get("status") == "failed"
+            yield self._tell("charge.failed" if failed else "charge.updated", charge, as_of=charge if failed else None)
+        if intent.get("last_payment_error"):
+            yield self._tell("payment_intent.payment_failed", intent)
         if kind := _INTENT_EVENTS.get(str(intent.get("status"))):
-            latest = charges.get(str(id_of(intent.get("latest_charge"))), {})
-            paid_at = latest.get("created") if kind.endswith("succeeded") else None
-            yield _object_event(kind, intent, created=paid_at or self.read_at)
+            latest = next((each for each in charges if id_of(each) == id_of(intent.get("latest_charge"))), None)
+            yield self._tell(kind, intent, as_of=latest if kind == INTENT_SUCCEEDED else None)
 
+    def _list(self, resource: Resource[dict[str, Any]], filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        return self.stripe.list(resource, self.app_id, filters, new_context=self.new_context)
 
-def _session_event(session: dict[str, Any], intent: dict[str, Any] | None) -> str:
-    """A completed session whose delayed payment came to nothing is still shown as complete and unpaid."""
-    has_failed = intent is not None and intent.get("status") in ("requires_payment_method", "canceled")
-    if session["status"] == "complete" and session.get("payment_status") == "unpaid" and has_failed:
-        return "checkout.session.async_payment_failed"
-    return _SESSION_EVENTS[session["status"]]
+    def _retrieve(self, resource: Resource[dict[str, Any]], object_id: str) -> dict[str, Any]:
+        return self.stripe.retrieve(resource, self.app_id, object_id, self.new_context())
 
-
-def _intent_of_invoice(event: Event) -> str | None:
-    return id_of(event.object.get("payment_intent")) or id_of(dig(event.object, "payment", "payment_intent"))
+    def _tell(self, kind: str, stripe_object: dict[str, Any], *, as_of: dict[str, Any] | None = None) -> Event:
+        """What an object shows, as of when it was read, or as of when another was made."""
+        created = cents_of(as_of.get("created")) if as_of else None
+        return _object_event(kind, stripe_object, created=created or self.read_at)
 
 
 def _object_event(kind: str, stripe_object: dict[str, Any], *, created: int) -> Event:
