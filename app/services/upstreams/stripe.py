@@ -322,7 +322,7 @@ def _outage_of(error: stripe.StripeError) -> ServiceError:
         return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
     if status == 409 and _told(error, "code") == "idempotency_key_in_use":
         return IdempotencyKeyExecuting(UPSTREAM, reason=reason)
-    if status is not None and status >= 500 and (error.headers or {}).get("idempotent-replayed") == "true":
+    if status is not None and status >= 500 and _headers_of(error).get("idempotent-replayed") == "true":
         return ReplayedFailure(UPSTREAM, reason=f"replayed a {status}")
     if status in (409, 502, 503, 504):
         return UpstreamUnavailable(UPSTREAM, reason=reason)
@@ -340,9 +340,15 @@ def _told(error: stripe.StripeError, field: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _headers_of(error: stripe.StripeError) -> Mapping[str, Any]:
+    """The answer's headers: where its body is no JSON, version 16 of the SDK hands them over in place of that."""
+    found = error.headers or error.json_body
+    return found if isinstance(found, Mapping) else {}
+
+
 def _retry_after(error: stripe.StripeError) -> int | None:
     """The seconds after which Stripe wants to be asked again, where it says so and they are sane."""
-    told = str((error.headers or {}).get("retry-after", ""))
+    told = str(_headers_of(error).get("retry-after", ""))
     return int(told) if told.isascii() and told.isdigit() and 0 < int(told[:9]) <= LONGEST_RETRY_AFTER else None
 
 

@@ -264,6 +264,7 @@ class TestErrors:
             ({"kind": "status", "status": 429}, StripeRateLimited),
             ({"kind": "status", "status": 500}, UpstreamError),
             ({"kind": "status", "status": 500, "headers": {"Idempotent-Replayed": "true"}}, ReplayedFailure),
+            ({"kind": "html", "status": 500, "headers": {"Idempotent-Replayed": "true"}}, ReplayedFailure),
             ({"kind": "status", "status": 503}, UpstreamUnavailable),
             ({"kind": "html"}, UpstreamError),
         ],
@@ -284,6 +285,31 @@ class TestErrors:
         assert type(caught.value) is expected
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
+
+    @pytest.mark.parametrize(
+        ("told", "handed_on"),
+        [("7", 7), ("3600", 3600), ("3601", 1), ("0", 1), ("-5", 1), ("1.5", 1), ("soon", 1), ("9" * 500, 1), ("", 1)],
+    )
+    @pytest.mark.parametrize("kind", ["status", "html"])
+    def test_it_hands_on_when_to_ask_again_where_that_is_sane(
+        self, create: Callable[..., str], stand_ins: StandIns, kind: str, told: str, handed_on: int
+    ) -> None:
+        stand_ins.fault("stripe", kind, status=429, headers={"Retry-After": told})
+
+        with pytest.raises(StripeRateLimited) as caught:
+            create()
+
+        assert caught.value.retry_after_seconds == handed_on
+
+    def test_it_leaves_out_when_to_ask_again_where_asking_again_does_not_help(
+        self, create: Callable[..., str], stand_ins: StandIns
+    ) -> None:
+        stand_ins.fault("stripe", "status", status=400, headers={"Retry-After": "7"})
+
+        with pytest.raises(StripeRefusal) as caught:
+            create()
+
+        assert caught.value.retry_after_seconds is None
 
 
 class TestRetrieve:
