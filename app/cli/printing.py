@@ -17,7 +17,7 @@ class Printer:
         self.counts: dict[str, int] = {}
 
     def thing(self, kind: str, **fields: Any) -> None:
-        """Print one thing that was done; a field without a value is left out."""
+        """Print one thing that was done; a field without a value is left out, and a pair is what was and what is."""
         # A kind may be an enumeration's, which orjson takes for no key.
         kind = str(kind)
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -25,7 +25,7 @@ class Printer:
         if self.as_json:
             print_json({"kind": kind, **shown})
         else:
-            click.echo(" ".join([kind, *(f"{name}={value}" for name, value in shown.items())]))
+            click.echo(" ".join([kind, *(f"{name}={_word(value)}" for name, value in shown.items())]))
 
     def summary(self, nothing: str) -> None:
         """Print how many things of each kind were done.
@@ -36,6 +36,10 @@ class Printer:
             print_json({"kind": "summary", **self.counts})
         else:
             click.echo(", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or nothing)
+
+
+def _word(value: object) -> str:
+    return "->".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

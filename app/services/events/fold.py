@@ -5,8 +5,8 @@ an event and a payment that become known at the same time, the one that commits 
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import Text, Uuid, any_, bindparam, func, null, select, update
@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from app.database import Batch, Transaction
 from app.metrics import count_status, count_unknown_value
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
-from app.services.events.projection import STATE_COLUMNS, Projection, project
+from app.services.events.projection import ID_COLUMNS, STATE_COLUMNS, Projection, project
 from app.services.events.stripe_event import Event
 
 log = logging.getLogger(__name__)
@@ -32,17 +32,14 @@ EVENT_COLUMNS = tuple(
 # Two events of one payment wait for each other here. What is read by the second statement is then what the one that
 # was waited for has committed. Inserting an event takes a share of this lock, which FOR UPDATE would wait for.
 LOCK = select(Payment.id).where(Payment.id == _payment_id).with_for_update(key_share=True)
-READ = (
-    select(
-        Payment.id.label("payment_id"),
-        Payment.app_id,
-        Payment.kind,
-        *(getattr(Payment, name) for name in STATE_COLUMNS),
-        *EVENT_COLUMNS,
-    )
-    .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
-    .where(Payment.id == _payment_id)
-)
+FACTS = select(
+    Payment.id.label("payment_id"),
+    Payment.app_id,
+    Payment.kind,
+    *(getattr(Payment, name) for name in STATE_COLUMNS),
+    *EVENT_COLUMNS,
+).outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
+READ = FACTS.where(Payment.id == _payment_id)
 LOCK_AND_READ = Batch(LOCK, READ)
 
 _write = (
@@ -67,16 +64,37 @@ _DETACH = Batch(
 )
 
 
-def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: str | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Folded:
+    """What a fold came to.
+
+    :param learned: the ids that the payment has learned, for which other events may wait
+    :param changes: of each column that is another now, what it was and what it is
+    """
+
+    learned: Sequence[str] = ()
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: str | None = None) -> Folded:
     """Bring a payment's row up to date with its facts: the last thing that a transaction does.
 
     :param rows: what `READ` has selected, after `LOCK`
     :param run_id: the run that the payment's cost is on, where that was not known before
-    :return: the ids that it has learned, for which other events may wait
     """
-    payment = rows[0]
-    projection = project(payment.payment_id, PaymentKind(payment.kind), events_of(rows))
-    return [] if projection is None else _save_and_commit(transaction, payment, projection, run_id)
+    projection = projection_of(rows)
+    return Folded() if projection is None else _save_and_commit(transaction, rows[0], projection, run_id)
+
+
+def projection_of(rows: Sequence[Any]) -> Projection | None:
+    """What a payment has become, by the facts that rows of `FACTS` hold; None before Stripe has made anything."""
+    return project(rows[0].payment_id, PaymentKind(rows[0].kind), events_of(rows))
+
+
+def changes_of(payment: Any, projection: Projection) -> dict[str, tuple[Any, Any]]:
+    """Of each column in which a payment's row differs from its projection, what the row says and what it should."""
+    state = asdict(projection.state)
+    return {name: (getattr(payment, name), now) for name, now in state.items() if getattr(payment, name) != now}
 
 
 def events_of(rows: Sequence[Any]) -> list[Event]:
@@ -88,20 +106,19 @@ def events_of(rows: Sequence[Any]) -> list[Event]:
     ]
 
 
-def _save_and_commit(transaction: Transaction, payment: Any, projection: Projection, run_id: str | None) -> list[str]:
+def _save_and_commit(transaction: Transaction, payment: Any, projection: Projection, run_id: str | None) -> Folded:
     _tell_of_unknown_values(projection)
-    state = asdict(projection.state)
-    before = {name: getattr(payment, name) for name in STATE_COLUMNS}
-    learned = sorted(projection.own_ids - set(before.values()))
+    changes = changes_of(payment, projection)
+    learned = sorted(projection.own_ids - {getattr(payment, name) for name in ID_COLUMNS})
     if projection.foreign_event_ids:
         transaction.run(_DETACH, payment_id=payment.payment_id, ids=list(projection.foreign_event_ids))
-    if state == before and not learned:
-        return []
-    if state["status"] != before["status"]:
-        count_status(state["status"])
+    if not (changes or learned):
+        return Folded()
+    if "status" in changes:
+        count_status(projection.state.status)
     ours = {"payment_id": payment.payment_id, "app_id": payment.app_id, "run_id": run_id, "ids": learned}
-    transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **state)
-    return learned
+    transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **asdict(projection.state))
+    return Folded(learned, changes)
 
 
 # What was logged by this process: a value is worth one line, however many events hold it.
@@ -110,8 +127,8 @@ MAX_LOGGED = 1_000
 
 
 def _tell_of_unknown_values(projection: Projection) -> None:
-    for field, value in projection.unknown_values:
-        count_unknown_value(field)
-        if (field, value) not in _logged and len(_logged) < MAX_LOGGED:
-            _logged.add((field, value))
-            log.warning("Stripe says %s is %r, which we don't know", field, value[:MAX_VALUE_LENGTH])
+    for name, value in projection.unknown_values:
+        count_unknown_value(name)
+        if (name, value) not in _logged and len(_logged) < MAX_LOGGED:
+            _logged.add((name, value))
+            log.warning("Stripe says %s is %r, which we don't know", name, value[:MAX_VALUE_LENGTH])

@@ -30,7 +30,7 @@ from app.database import Batch, Transaction
 from app.metrics import count_event
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
 from app.services import Services
-from app.services.events.fold import LOCK, LOCK_AND_READ, READ, fold_and_commit
+from app.services.events.fold import LOCK, LOCK_AND_READ, READ, Folded, fold_and_commit
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import dig, references, text_of
@@ -164,7 +164,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     with services.database.transaction() as transaction:
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
         if stored and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
-            learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id))
+            learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned
     if payment_id is None or learned:
         found = adopt_events_that_wait_for(refs if payment_id is None else learned, services=services)
         payment_id = payment_id or next(iter(found), None)
@@ -174,7 +174,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
 
 def store_answer_and_commit(
     answer: Event, *, app_id: str, payment_id: uuid.UUID, run_id: str | None, transaction: Transaction
-) -> list[str]:
+) -> Sequence[str]:
     """Store what Stripe answered to an operation, and fold it; return the ids that the payment has learned.
 
     :param run_id: the run that the payment's cost is on
@@ -182,7 +182,7 @@ def store_answer_and_commit(
     refs = list(references(answer.object))
     facts = _facts(answer)
     rows = transaction.run(_STORE_ANSWER, app_id=app_id, payment_id=payment_id, refs=refs, **facts)
-    return fold_and_commit(transaction, rows, run_id=run_id)
+    return fold_and_commit(transaction, rows, run_id=run_id).learned
 
 
 def adopt_events_that_wait_for(ids: Sequence[str], *, services: Services) -> list[uuid.UUID]:
@@ -193,18 +193,18 @@ def adopt_events_that_wait_for(ids: Sequence[str], *, services: Services) -> lis
     return [owner.payment_id for owner in waited_for]
 
 
-def _adopt(payment_id: uuid.UUID, ids: Sequence[str], services: Services) -> None:
+def _adopt(payment_id: uuid.UUID, ids: Sequence[str], services: Services) -> Folded:
     """Join the events that wait for ids of a payment's own, and fold them; then those that are explained by them."""
     with services.database.transaction() as transaction:
-        learned = fold_and_commit(transaction, transaction.run(_ADOPT, payment_id=payment_id, ids=list(ids)))
-    adopt_events_that_wait_for(learned, services=services)
+        folded = fold_and_commit(transaction, transaction.run(_ADOPT, payment_id=payment_id, ids=list(ids)))
+    adopt_events_that_wait_for(folded.learned, services=services)
+    return folded
 
 
-def fold_again(payment_id: uuid.UUID, *, services: Services) -> None:
+def fold_again(payment_id: uuid.UUID, *, services: Services) -> Folded:
     """Join what waits for a payment, and fold all its events."""
     ids = [own_id for row in services.database.run(_OWN_IDS, payment_id=payment_id) for own_id in row if own_id]
-    if ids:
-        _adopt(payment_id, ids, services)
+    return _adopt(payment_id, ids, services) if ids else Folded()
 
 
 def _facts(event: Event) -> dict[str, Any]:

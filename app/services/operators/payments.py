@@ -1,7 +1,6 @@
-"""Looking at payments by hand, and folding them again."""
+"""Looking at payments by hand."""
 
 import uuid
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, select
@@ -11,7 +10,6 @@ from app.errors import NotFound
 from app.models import Operation, Payment, StripeEvent, TrackingState
 from app.services import Services
 from app.services.events.projection import STATE_COLUMNS
-from app.services.events.receive import fold_again
 
 MAX_SHOWN = 1_000
 
@@ -68,11 +66,6 @@ _STUCK = Batch(
     .order_by(Operation.lease_until)
     .limit(MAX_SHOWN)
 )
-_WITH_EVENTS_SINCE = Batch(
-    select(StripeEvent.payment_id)
-    .where(StripeEvent.payment_id.is_not(None), StripeEvent.received_at >= bindparam("since"))
-    .distinct()
-)
 
 
 def show_payment(payment_id: uuid.UUID, *, services: Services) -> dict[str, Any]:
@@ -95,18 +88,3 @@ def show_payment(payment_id: uuid.UUID, *, services: Services) -> dict[str, Any]
 def list_stuck_operations(*, services: Services) -> list[dict[str, Any]]:
     """The operations that nobody but a person can decide, the longest stuck first."""
     return [row._asdict() for row in services.database.run(_STUCK)]
-
-
-def replay_events(*, payment_id: uuid.UUID | None, since: datetime | None, services: Services) -> int:
-    """Fold a payment, or those with events received since a time, again; return how many were.
-
-    :raises NotFound: when there is no such payment.
-    """
-    if payment_id is not None:
-        show_payment(payment_id, services=services)
-        payment_ids = [payment_id]
-    else:
-        payment_ids = [row.payment_id for row in services.database.run(_WITH_EVENTS_SINCE, since=since)]
-    for each in payment_ids:
-        fold_again(each, services=services)
-    return len(payment_ids)
