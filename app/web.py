@@ -1,7 +1,8 @@
 """What our HTTP adds to flask-smorest: names, JSON, the parser, the blueprint and the head of the OpenAPI document."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NoReturn
 
 import orjson
@@ -19,7 +20,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import HTTPException, UnsupportedMediaType
 from werkzeug.routing import BaseConverter, Rule
 
-from app.errors import InvalidRequest, answer_error
+from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
 from app.schemas.base import camel_case
 from app.schemas.errors import ErrorSchema
 
@@ -132,6 +133,10 @@ class OrjsonProvider(JSONProvider):
         return Response(orjson.dumps(self._prepare_response_obj(args, kwargs)), content_type="application/json")
 
 
+# An answer to a request that is wrong everywhere is no longer than the request.
+MAX_ERRORS = 20
+
+
 class RequestParser(FlaskParser):
     """Reads request bodies strictly, and says what is wrong with them in the shape of the contract."""
 
@@ -158,27 +163,34 @@ class RequestParser(FlaskParser):
 
         :raises InvalidRequest: always.
         """
+        found = list(islice(_named_sentences(error), MAX_ERRORS + 1))
         field_errors: dict[str, list[str]] = {}
         form_errors: list[str] = []
-        for messages in error.normalized_messages().values():
-            for name, found in messages.items():
-                if name == "_schema":
-                    form_errors += found
-                else:
-                    field_errors.setdefault(str(name), []).extend(_sentences(found))
+        for name, sentence in found[:MAX_ERRORS]:
+            sentences = form_errors if name == "_schema" else field_errors.setdefault(name, [])
+            sentences.append(sentence)
+        if len(found) > MAX_ERRORS:
+            form_errors.append(f"There are more errors; the first {MAX_ERRORS} are shown.")
         raise InvalidRequest(field_errors, form_errors)
 
 
-def _sentences(found: Any, where: str = "") -> list[str]:
-    """Flatten marshmallow's nested messages: `{0: {"priceId": ["Missing."]}}` becomes `["0.priceId: Missing."]`."""
+def _named_sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """What is wrong, each sentence with the name of its field."""
+    for messages in error.normalized_messages().values():
+        for name, found in messages.items():
+            for sentence in _sentences(found):
+                yield str(name), sentence
+
+
+def _sentences(found: Any, where: str = "") -> Iterator[str]:
+    """Flatten marshmallow's nested messages: `{0: {"priceId": ["Missing."]}}` becomes `0.priceId: Missing.`."""
     if isinstance(found, dict):
-        return [
-            sentence
-            for name, inner in found.items()
-            for sentence in _sentences(inner, where if name in ("key", "value", "_schema") else f"{where}.{name}")
-        ]
-    prefix = f"{where.lstrip('.')}: " if where else ""
-    return [f"{prefix}{sentence}" for sentence in found]
+        for name, inner in found.items():
+            yield from _sentences(inner, where if name in ("key", "value", "_schema") else f"{where}.{name}")
+    else:
+        # A name may be the caller's own, of any length.
+        prefix = f"{where.lstrip('.')[:MAX_NAMES_LENGTH]}: " if where else ""
+        yield from (f"{prefix}{sentence}" for sentence in found)
 
 
 ERROR_DESCRIPTIONS = {

@@ -242,3 +242,21 @@ class TestRules:
     @pytest.mark.parametrize("key", ["a", "~!" * 127, "a" * 255])
     def test_it_takes_any_visible_ascii_as_idempotency_key(self, client: FlaskClient, key: str) -> None:
         assert client.post(INTENT, json=intent(), headers={"Idempotency-Key": key}).status_code == 200
+
+
+class TestErrors:
+    def test_it_names_at_most_twenty_errors(self, client: FlaskClient) -> None:
+        # Two are missing in each.
+        answers = [client.post(CHECKOUT, json=checkout(lineItems=[{}] * count)).json["details"] for count in (10, 11)]
+
+        assert [len(details["fieldErrors"]["lineItems"]) for details in answers] == [20, 20]
+        assert [details["formErrors"] for details in answers] == [
+            [],
+            ["There are more errors; the first 20 are shown."],
+        ]
+
+    def test_it_repeats_a_part_of_a_callers_own_name(self, client: FlaskClient) -> None:
+        response = client.post(CHECKOUT, json=checkout(metadata={"k" * 100_000: 1}))
+
+        assert response.status_code == 400
+        assert len(response.data) < 1_000
