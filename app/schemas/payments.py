@@ -2,34 +2,54 @@
 
 from typing import Any, ClassVar
 
-from marshmallow import RAISE, ValidationError, post_load
-from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
-from marshmallow.validate import Length, OneOf, Range
+from marshmallow import RAISE, ValidationError, post_load, pre_load
+from marshmallow.fields import Boolean, Dict, Integer, Nested, String
+from marshmallow.validate import OneOf, Range, Validator
 
-from app.schemas.base import MAX_ID_LENGTH, NO_CONTROL, AppId, CamelCaseSchema, RequestSchema, Text, Url, WholeMatch
+from app.schemas.base import (
+    MAX_ID_LENGTH,
+    NO_CONTROL,
+    AppId,
+    Bounded,
+    BoundedList,
+    CamelCaseSchema,
+    RequestSchema,
+    Text,
+    Url,
+    WholeMatch,
+)
 
 MAX_AMOUNT_IN_CENTS = 99_999_999
 MAX_METADATA_KEYS = 46
 MAX_DISCOUNTS = 20
 
 
-def _require_few_keys(metadata: dict[str, str]) -> None:
-    if len(metadata) > MAX_METADATA_KEYS:
-        raise ValidationError(f"Must have at most {MAX_METADATA_KEYS} keys.")
+class FewKeys(Validator):
+    """An object has at most so many keys."""
+
+    def __init__(self, max_keys: int) -> None:
+        self.max_keys = max_keys
+
+    def __call__(self, value: dict[str, Any]) -> dict[str, Any]:
+        if len(value) > self.max_keys:
+            raise ValidationError(f"Must have at most {self.max_keys} keys.")
+        return value
 
 
-class Metadata(Dict):
+class Metadata(Bounded, Dict):
     """Stripe's metadata less the four keys that are ours. https://docs.stripe.com/api/metadata"""
 
-    def __init__(self, **kwargs: Any) -> None:
+    sized = dict
+
+    def __init__(self, *, max_keys: int = MAX_METADATA_KEYS, **kwargs: Any) -> None:
         super().__init__(
+            length=FewKeys(max_keys),
             keys=Text(
                 min_length=1,
                 max_length=40,
                 pattern=WholeMatch(r"^[^\[\]\x00]*$", error="Must not contain square brackets or a NUL character."),
             ),
             values=Text(max_length=500),
-            validate=_require_few_keys,
             metadata={
                 "description": "Kept at Stripe with the payment. The keys `paymentId`, `appId`, `runId` and `orgId` "
                 "are set by the service.",
@@ -40,7 +60,7 @@ class Metadata(Dict):
         )
 
 
-class Currency(String):
+class Currency(Text):
     """An ISO 4217 code, in either case.
 
     :param default: what the service takes where the caller sends none, and the schema adds none
@@ -48,7 +68,9 @@ class Currency(String):
 
     def __init__(self, *, default: str | None = None, **kwargs: Any) -> None:
         super().__init__(
-            validate=[Length(equal=3), WholeMatch(r"^[A-Za-z]{3}$", error="Must be three letters.")],
+            min_length=3,
+            max_length=3,
+            pattern=WholeMatch(r"^[A-Za-z]{3}$", error="Must be three letters."),
             metadata={
                 "description": "ISO 4217, lower-cased by the service.",
                 "example": "usd",
@@ -61,12 +83,11 @@ class Currency(String):
 class IdempotencyKeySchema(CamelCaseSchema):
     """The header that makes a create repeatable."""
 
-    idempotency_key = String(
+    idempotency_key = Text(
         data_key="Idempotency-Key",
-        validate=[
-            Length(min=1, max=255),
-            WholeMatch(r"^[\x21-\x7e]+$", error="Must be 1 to 255 visible ASCII characters."),
-        ],
+        min_length=1,
+        max_length=255,
+        pattern=WholeMatch(r"^[\x21-\x7e]+$", error="Must be 1 to 255 visible ASCII characters."),
         metadata={
             # No example: the docs page would send it with everything that is tried out there.
             "description": "Repeats of a request with the same key and body give the first answer again and never pay "
@@ -120,9 +141,9 @@ class DiscountSchema(RequestSchema):
     coupon = Text(min_length=1, max_length=MAX_ID_LENGTH)
     promotion_code = Text(min_length=1, max_length=MAX_ID_LENGTH)
 
-    @post_load
-    def _require_one(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        if len(data) != 1:
+    @pre_load
+    def _require_one(self, data: Any, **_: Any) -> Any:
+        if isinstance(data, dict) and sum(value is not None for value in data.values()) != 1:
             raise ValidationError("Must have exactly one of coupon and promotionCode.")
         return data
 
@@ -140,7 +161,7 @@ class CheckoutCreateSchema(_TrackedSchema):
         }
     }
 
-    line_items = List(Nested(LineItemSchema), required=True, validate=Length(min=1, max=100))
+    line_items = BoundedList(Nested(LineItemSchema), required=True, min_items=1, max_items=100)
     success_url = Url(
         required=True,
         metadata={
@@ -158,7 +179,7 @@ class CheckoutCreateSchema(_TrackedSchema):
         pattern=WholeMatch(r"^([^@\s\x00]+@[^@\s\x00.]+(\.[^@\s\x00.]+)+)?$", error="Must be an e-mail address."),
         metadata={"description": "Prefills the page; not used when a customer is given.", "example": "a@b.example"},
     )
-    discounts = List(Nested(DiscountSchema), validate=Length(max=MAX_DISCOUNTS))
+    discounts = BoundedList(Nested(DiscountSchema), max_items=MAX_DISCOUNTS)
 
     @post_load
     def _drop_empty_list(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from typing import Any, ClassVar
 
 from marshmallow import post_load, pre_load
 from marshmallow.fields import Integer, List, Nested, String
-from marshmallow.validate import Length
 
 from app.errors import UnknownFilter
-from app.schemas.base import CamelCaseSchema, RequestSchema, Text
+from app.schemas.base import BoundedList, CamelCaseSchema, RequestSchema, Text
 
 MAX_RUNS = 1_000
 CENTS = {"description": "In the currency's smallest unit."}
@@ -26,9 +25,9 @@ class StatsFilterSchema(RequestSchema):
 
     document: ClassVar = {"example": {"appId": "shop"}, "additionalProperties": False}
 
-    run_ids = List(
+    run_ids = BoundedList(
         _Filter(),
-        validate=Length(max=MAX_RUNS),
+        max_items=MAX_RUNS,
         metadata={"description": "Payments whose own run, or the caller's, is one of these; none of them: none."},
     )
     org_id = _Filter()
@@ -40,7 +39,7 @@ class StatsFilterSchema(RequestSchema):
     @pre_load
     def _refuse_unknown(self, data: Any, **_: Any) -> Any:
         known = {field.data_key for field in self.fields.values()}
-        if isinstance(data, Mapping) and (unknown := sorted(set(data) - known)):
+        if isinstance(data, Mapping) and (unknown := [name for name in data if name not in known]):
             raise UnknownFilter(unknown)
         return data
 

@@ -178,6 +178,7 @@ COUPON_INVALID: list[tuple[str, Any]] = [
     ("redeemBy", "4102444800"),
     ("redeemBy", "2030-13-01T00:00:00Z"),
     ("redeemBy", "2030-01-01+10:00"),
+    ("redeemBy", "2030-01-01T00:00:00." + "1" * 44 + "Z"),
     ("redeemBy", "2030-01-01\x0010:00"),
     ("redeemBy", "2030-01-01T10:00:00Z\x00"),
     ("redeemBy", "2030-01-01T10:00:00 "),

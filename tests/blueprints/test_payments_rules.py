@@ -1,5 +1,6 @@
 """Each rule of the contract's two tables, at its bounds and one past them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -231,6 +232,14 @@ class TestRules:
 
         assert response.status_code == status
 
+    @pytest.mark.parametrize("levels", [100, 300, 1000, 1020, 1100, 6000])
+    def test_it_refuses_a_body_that_is_deep(self, client: FlaskClient, stand_ins: StandIns, levels: int) -> None:
+        deep = b"[" * levels + b"]" * levels
+        body = json.dumps(checkout(metadata={"k": "DEEP"}, lineItems="DEEP")).encode().replace(b'"DEEP"', deep)
+
+        assert client.post(CHECKOUT, data=body, content_type="application/json").status_code == 400
+        assert stand_ins.ledger() == []
+
     @pytest.mark.parametrize("key", ["", "a" * 256, "a b", "caf\u00e9", "a\x7f"])
     def test_it_refuses_a_malformed_idempotency_key(self, client: FlaskClient, stand_ins: StandIns, key: str) -> None:
         response = client.post(INTENT, json=intent(), headers={"Idempotency-Key": key})
@@ -242,6 +251,36 @@ class TestRules:
     @pytest.mark.parametrize("key", ["a", "~!" * 127, "a" * 255])
     def test_it_takes_any_visible_ascii_as_idempotency_key(self, client: FlaskClient, key: str) -> None:
         assert client.post(INTENT, json=intent(), headers={"Idempotency-Key": key}).status_code == 200
+
+
+class TestOrder:
+    """The length comes first: what is too long is neither searched nor read item by item."""
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("appId", "a" * 200 + "!"),
+            ("orgId", "\n" * 201),
+            ("customerEmail", "@" * 513),
+            ("successUrl", "x" * 2049),
+            ("lineItems", [None] * 101),
+            ("discounts", [{}] * 21),
+            ("metadata", {f"[{number}]": 1 for number in range(47)}),
+            ("metadata", {"k": "\x00" * 501}),
+        ],
+    )
+    def test_it_says_nothing_but_that_it_is_too_long(self, client: FlaskClient, field: str, value: Any) -> None:
+        errors = client.post(CHECKOUT, json=checkout(**{field: value})).json["details"]["fieldErrors"]
+
+        assert list(errors) == [field]
+        assert len(errors[field]) == 1
+
+    def test_it_counts_the_keys_of_a_discount_before_it_reads_them(self, client: FlaskClient) -> None:
+        answer = client.post(CHECKOUT, json=checkout(discounts=[{"a": 1, "b": 1, "c": 1}])).json
+
+        assert answer["details"]["fieldErrors"] == {
+            "discounts": ["0: Must have exactly one of coupon and promotionCode."]
+        }
 
 
 class TestErrors:

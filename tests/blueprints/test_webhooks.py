@@ -36,6 +36,7 @@ BAD_SIGNATURES: dict[str, Callable[[], str]] = {
     "an endless time": lambda: "t=" + "9" * 5000 + ",v1=00",
     "no ASCII": lambda: "t=1,v1=caf\u00e9",
     "any bytes": lambda: "\xff\xfe",
+    "genuine among many": lambda: sign(PAYLOAD) + ",v1=a" * 1000,
     "many separators": lambda: "=" * 1000,
 }
 
