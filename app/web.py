@@ -14,7 +14,7 @@ from flask_smorest import Api
 from flask_smorest import Blueprint as SmorestBlueprint
 from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow import Schema, ValidationError
-from marshmallow.fields import Dict, Field
+from marshmallow.fields import Dict, Field, List
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import HTTPException, UnsupportedMediaType
@@ -157,6 +157,16 @@ class RequestParser(FlaskParser):
             return orjson.loads(body) if body else missing
         except orjson.JSONDecodeError:
             raise InvalidRequest(form_errors=["The body is not readable as JSON."]) from None
+
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        """The query.
+
+        :raises InvalidRequest: when a field that takes one value has several: all but one would be dropped.
+        """
+        single = [str(field.data_key) for field in schema.fields.values() if not isinstance(field, List)]
+        if repeated := [name for name in single if len(req.args.getlist(name)) > 1]:
+            raise InvalidRequest({name: ["Must be given once."] for name in repeated})
+        return super().load_querystring(req, schema)
 
     def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
         """Say which fields are wrong.

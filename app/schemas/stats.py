@@ -55,11 +55,11 @@ class StatsQuerySchema(StatsFilterSchema):
 
     takes_null = False
 
-    @post_load
-    def _split_runs(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        if "run_ids" in data:
-            data["run_ids"] = [part for run_id in data["run_ids"] for part in run_id.split(",") if part]
-        return data
+    @pre_load
+    def _split_runs(self, data: Any, **_: Any) -> Any:
+        if "runIds" not in data:
+            return data
+        return {**data, "runIds": [run_id for given in data["runIds"] for run_id in given.split(",")]}
 
 
 class CurrencyStatsSchema(CamelCaseSchema):

@@ -324,3 +324,43 @@ class TestStats:
 
         assert response.status_code == 400
         assert list(response.json["details"]["fieldErrors"]) == list(body)
+
+    @pytest.mark.parametrize("body", [{"runIds": ["", "r"]}, {"clerkOrgId": ""}, {"campaignId": ""}])
+    def test_it_refuses_an_empty_filter(self, client: FlaskClient, body: dict[str, Any]) -> None:
+        response = client.post("/stats", json=body)
+
+        assert response.status_code == 400
+        assert list(response.json["details"]["fieldErrors"]) == list(body)
+
+    def test_it_counts_the_runs_before_it_reads_them(self, client: FlaskClient) -> None:
+        for response in (
+            client.post("/stats", json={"runIds": [""] * 1001}),
+            client.get("/stats", query_string={"runIds": "," * 1000}),
+        ):
+            assert response.status_code == 400
+            assert response.json["details"]["fieldErrors"] == {"runIds": ["Longer than maximum length 1000."]}
+
+
+class TestQueries:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *(f"/stats?{name}=" for name in ("runIds", "orgId", "clerkOrgId", "brandId", "appId", "campaignId")),
+            *(f"/stats?{name}=a&{name}=b" for name in ("orgId", "clerkOrgId", "brandId", "appId", "campaignId")),
+            *(f"/stats?runIds={runs}" for runs in (",", "a,", ",a", "a,,b", "a&runIds=")),
+            *(f"/status/by-{what}/a?limit=1&limit=2" for what in ("org", "run")),
+            *(f"/status/by-{what}/a?limit=" for what in ("org", "run")),
+            *(f"/status/by-{what}/a?cursor=a&cursor=b" for what in ("org", "run")),
+            *(f"/{path}?appId=" for path in ("products/a", "prices/a", "prices/by-product/a", "coupons/a")),
+            *(f"/{path}?appId=a&appId=b" for path in ("products/a", "prices/a", "prices/by-product/a", "coupons/a")),
+        ],
+    )
+    def test_none_is_taken_when_a_field_is_empty_or_given_twice(
+        self, client: FlaskClient, stand_ins: StandIns, path: str
+    ) -> None:
+        """Fails when one of two values is dropped: another question would be answered than was asked."""
+        response = client.get(path)
+
+        assert response.status_code == 400
+        assert list(response.json["details"]["fieldErrors"]) == [path.partition("?")[2].partition("=")[0]]
+        assert stand_ins.ledger() == []
