@@ -24,9 +24,9 @@ class AppPathSchema(CamelCaseSchema):
 
 
 class EventObjectSchema(CamelCaseSchema):
-    """Any object of Stripe's; a balance has no id."""
+    """Any object of Stripe's; a balance has no id, and the preview of an invoice may have null."""
 
-    id = String()
+    id = String(allow_none=True)
 
 
 class EventDataSchema(CamelCaseSchema):
@@ -36,7 +36,10 @@ class EventDataSchema(CamelCaseSchema):
 
 
 class EventSchema(CamelCaseSchema):
-    """A Stripe event. https://docs.stripe.com/api/events/object"""
+    """A Stripe event. https://docs.stripe.com/api/events/object
+
+    A thin event (`"object": "v2.core.event"`), which shows no object, is stored as it is.
+    """
 
     id = Text(required=True, min_length=1, max_length=MAX_ID_LENGTH, metadata={"example": "evt_1a2b"})
     type = Text(required=True, min_length=1, max_length=MAX_ID_LENGTH, metadata={"example": "payment_intent.succeeded"})

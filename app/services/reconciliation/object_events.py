@@ -132,7 +132,10 @@ class ObjectReader:
         made = {"created": {"gte": int(since.timestamp())}}
         for resource, kind in ((REFUNDS, "refund.updated"), (DISPUTES, "charge.dispute.updated")):
             for reversal in self._list(resource, made):
-                yield self._tell(kind, reversal)
+                try:
+                    yield self._tell(kind, reversal)
+                except NotAnEvent as error:
+                    log.warning("%r can't be read: %s", id_of(reversal), error)
 
     def _read_invoice(self, invoice_id: str) -> Iterator[Event]:
         """An invoice that is paid, and what pays for it. Whether a try has failed is for the intents to say.
@@ -171,7 +174,14 @@ class ObjectReader:
 
 
 def _object_event(kind: str, stripe_object: dict[str, Any], *, created: int) -> Event:
-    said = orjson.dumps([kind, stripe_object], option=orjson.OPT_SORT_KEYS)
+    """An event that tells what an object shows.
+
+    :raises NotAnEvent: when the object is too deep to be stored
+    """
+    try:
+        said = orjson.dumps([kind, stripe_object], option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        raise NotAnEvent from None
     return read_event(
         {
             "id": f"{OBJECT_PREFIX}{hashlib.sha256(said).hexdigest()}",

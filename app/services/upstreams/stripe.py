@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _deadline: ContextVar[Deadline] = ContextVar("stripe_deadline")
 # What can be one segment of a path: any other id would lead to another route of Stripe's.
-_SEGMENT = re.compile(r"(?!\.+$)[^/\x00]+")
+_SEGMENT = re.compile(r"(?!\.+$)[^/\x00]{1,255}")
 
 # The SDK logs whole bodies at DEBUG, and a request's URL at INFO; the first hold secrets.
 logging.getLogger("stripe").setLevel(logging.WARNING)
@@ -265,8 +265,8 @@ class Stripe:
                 return answer.data
             except stripe.StripeError as error:
                 failure = _our_error(error)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                # The SDK trips over some answers that are JSON but nothing of Stripe's.
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+                # The SDK trips over some answers that are JSON but nothing of Stripe's, and over deep ones.
                 failure = UpstreamError(UPSTREAM, reason="answered something that is not Stripe's")
             # Outside of the handler, so that the SDK's error, which holds the body, isn't chained and logged with ours.
             raise failure

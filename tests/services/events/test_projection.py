@@ -377,8 +377,21 @@ class TestSeveralObjects:
     def test_it_adds_up_the_intents_of_an_invoice(self) -> None:
         life = Life(PaymentKind.CHECKOUT_SESSION, subscription=True)
         life.pay_in_parts(2000)
+        by_intents_alone = [event for event in life.events if event.type != "invoice.paid"]
 
         assert told_of(life.projection_of(life.events)) == expected_of(life)
+        assert told_of(life.projection_of(by_intents_alone)) == expected_of(life)
+
+    def test_it_is_not_refunded_before_it_is_known_to_be_paid(self) -> None:
+        """The refund's event comes first: nothing is refunded of nothing."""
+        life = Life(PaymentKind.PAYMENT_INTENT)
+        life.pay()
+        life.refund(1000)
+        state = life.projection_of([event for event in life.events if event.type == "refund.created"]).state
+
+        assert (state.status, state.amount_received_in_cents, state.amount_refunded_in_cents, state.refund_count) == (
+            "requires_payment_method", 0, 0, 1
+        )  # fmt: skip
 
     @pytest.mark.parametrize("outside", [True, False])
     @pytest.mark.parametrize("version", ApiVersion)

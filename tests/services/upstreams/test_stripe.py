@@ -484,11 +484,11 @@ class TestFind:
 
 
 class TestRequirePossibleId:
-    @pytest.mark.parametrize("object_id", ["pi_1", "a b", "...a", "caf\u00e9", "%2F", "a\n"])
+    @pytest.mark.parametrize("object_id", ["pi_1", "a b", "...a", "caf\u00e9", "%2F", "a\n", "a" * 255])
     def test_it_lets_through_what_can_be_one_segment(self, object_id: str) -> None:
         require_possible_id(object_id)
 
-    @pytest.mark.parametrize("object_id", ["", ".", "...", "a/b", "a\x00b"])
+    @pytest.mark.parametrize("object_id", ["", ".", "...", "a/b", "a\x00b", "a" * 256])
     def test_it_raises_when_an_id_can_not_be_one(self, object_id: str) -> None:
         with pytest.raises(NoSuchObject) as caught:
             require_possible_id(object_id)
