@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.request_context import services
-from app.schemas.stats import StatsFilterSchema, StatsQuerySchema, StatsSchema
+from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
 from app.schemas.status import PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
 from app.services.reports.statistics import compute_statistics
 from app.services.reports.status import find_payment, list_payments_of_org, list_payments_of_run
@@ -39,10 +39,11 @@ def list_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
 
 
 @blp.route("/stats", methods=["POST"])
+@blp.arguments(NoFiltersSchema, location="query")
 @blp.arguments(StatsFilterSchema, required=False)
 @blp.response(200, StatsSchema)
 @blp.errors(400, 401, 403, 413, 415, 503)
-def compute_stats(filters: dict[str, Any]) -> dict[str, Any]:
+def compute_stats(_: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
     """Compute statistics over payments."""
     return compute_statistics(filters, services=services())
 

@@ -20,7 +20,18 @@ class _Filter(Text):
         super().__init__(min_length=1, max_length=200, **kwargs)
 
 
-class StatsFilterSchema(RequestSchema):
+class NoFiltersSchema(RequestSchema):
+    """No filter at all, as in the query of a request whose filters are in its body: one that is dropped misleads."""
+
+    @pre_load
+    def _refuse_unknown(self, data: Any, **_: Any) -> Any:
+        known = {field.data_key for field in self.fields.values()}
+        if isinstance(data, Mapping) and (unknown := [name for name in data if name not in known]):
+            raise UnknownFilter(unknown)
+        return data
+
+
+class StatsFilterSchema(NoFiltersSchema):
     """Which payments to count: those that match all that is given."""
 
     document: ClassVar = {"example": {"appId": "shop"}, "additionalProperties": False}
@@ -35,13 +46,6 @@ class StatsFilterSchema(RequestSchema):
     brand_id = _Filter()
     app_id = _Filter()
     campaign_id = _Filter()
-
-    @pre_load
-    def _refuse_unknown(self, data: Any, **_: Any) -> Any:
-        known = {field.data_key for field in self.fields.values()}
-        if isinstance(data, Mapping) and (unknown := [name for name in data if name not in known]):
-            raise UnknownFilter(unknown)
-        return data
 
     @post_load
     def _use_one_name(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
