@@ -382,6 +382,32 @@ class TestSeveralObjects:
         assert told_of(life.projection_of(life.events)) == expected_of(life)
         assert told_of(life.projection_of(by_intents_alone)) == expected_of(life)
 
+    def test_it_takes_off_a_refund_that_failed_where_the_others_have_no_name(self) -> None:
+        """API version 2022-11-15 names a refund when it changes: the charge's sum alone tells of the others."""
+        life = Life(PaymentKind.PAYMENT_INTENT, version=ApiVersion.LATEST_CHARGE)
+        life.pay()
+        life.refund(4999)
+        life.refund(1)
+        life.move_refund(1, "failed")
+
+        assert life.refunds == {"re_1": (1, "failed")}
+        assert told_of(life.projection_of(life.events)) == expected_of(life)
+
+    def test_it_knows_its_intent_by_an_old_invoice_alone(self) -> None:
+        life = Life(PaymentKind.CHECKOUT_SESSION, subscription=True, version=ApiVersion.LATEST_CHARGE)
+        life.pay()
+        told = [event for event in life.events if event.type in ("checkout.session.completed", "invoice.paid")]
+
+        assert life.projection_of(told).state.stripe_payment_intent_id == INTENT
+
+    def test_it_shows_a_failure_by_the_word_of_the_intent(self) -> None:
+        """The charge tells of the same try."""
+        life = Life(PaymentKind.PAYMENT_INTENT)
+        life.fail()
+        (told,) = [event for event in life.events if event.type == "payment_intent.payment_failed"]
+
+        assert [failure.id for failure in life.projection_of(life.events).failures] == [told.id]
+
     def test_it_is_not_refunded_before_it_is_known_to_be_paid(self) -> None:
         """The refund's event comes first: nothing is refunded of nothing."""
         life = Life(PaymentKind.PAYMENT_INTENT)
