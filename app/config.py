@@ -43,6 +43,7 @@ class Settings:
     reconcile_seconds: float = 300.0
     web_concurrency: int = os.cpu_count() or 1
     web_threads: int = 32
+    request_read_seconds: float = 10.0
     db_pool_size: int = 8
     metrics_by_app: bool = False
     metrics_directory: str | None = None
@@ -94,6 +95,7 @@ class Settings:
             reconcile_seconds=reader.optional("RECONCILE_SECONDS", _positive_seconds, cls.reconcile_seconds),
             web_concurrency=reader.optional("WEB_CONCURRENCY", _positive_integer, cls.web_concurrency),
             web_threads=reader.optional("WEB_THREADS", _positive_integer, cls.web_threads),
+            request_read_seconds=reader.optional("REQUEST_READ_SECONDS", _positive_seconds, cls.request_read_seconds),
             db_pool_size=reader.optional("DB_POOL_SIZE", _positive_integer, cls.db_pool_size),
             metrics_by_app=reader.optional("METRICS_BY_APP", _yes_or_no, cls.metrics_by_app),
             metrics_directory=reader.optional(METRICS_DIRECTORY, _directory, cls.metrics_directory),

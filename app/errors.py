@@ -10,13 +10,18 @@ ServiceError                         500       internal_error
 ├── MissingSignature                 400       missing_signature            services.events.webhooks
 ├── InvalidSignature                 400       invalid_signature            services.events.webhooks
 ├── NotAnEvent                       400       not_a_stripe_event           services.events.stripe_event
+├── MalformedRequest                 400       malformed_request
 ├── MissingApiKey                    401       missing_api_key
 ├── InvalidApiKey                    403       invalid_api_key
 ├── NotFound                         404       not_found
 ├── IdempotencyKeyInUse              409       idempotency_key_in_use
+├── RequestLineTooLong               414       request_line_too_long
+├── UnknownExpectation               417       unknown_expectation
 ├── IdempotencyKeyReused             422       idempotency_key_reused
 ├── StripeRateLimited                429       stripe_rate_limited
+├── HeaderFieldsTooLarge             431       header_fields_too_large
 ├── CursorLost                       500       cursor_lost                  services.reconciliation.reconcile (internal)
+├── UnknownTransferCoding            501       unknown_transfer_coding
 ├── Overloaded                       503       overloaded
 ├── DatabaseUnavailable              503       database_unavailable
 ├── LeaseLost                        503       payment_handed_over          services.operations.operation
@@ -107,6 +112,16 @@ class StripeRefusal(ServiceError):
         self.code = code
 
 
+class MalformedRequest(ServiceError):
+    """What was sent is no HTTP request, or its chunks are broken."""
+
+    status = 400
+    code = "malformed_request"
+
+    def __init__(self) -> None:
+        super().__init__("The request is not readable as HTTP")
+
+
 class MissingApiKey(ServiceError):
     """The caller sent no API key."""
 
@@ -139,6 +154,26 @@ class IdempotencyKeyInUse(ServiceError):
         super().__init__("A request with this Idempotency-Key is being worked on; retry in a moment")
 
 
+class RequestLineTooLong(ServiceError):
+    """The path and the query are longer than we read."""
+
+    status = 414
+    code = "request_line_too_long"
+
+    def __init__(self) -> None:
+        super().__init__("The request line is too long")
+
+
+class UnknownExpectation(ServiceError):
+    """The header `Expect` asks for something else than to continue."""
+
+    status = 417
+    code = "unknown_expectation"
+
+    def __init__(self) -> None:
+        super().__init__("The only expectation that is met is 100-continue")
+
+
 class IdempotencyKeyReused(ServiceError):
     """The Idempotency-Key was used before, with another route or body."""
 
@@ -159,6 +194,26 @@ class StripeRateLimited(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("Stripe is rate limiting this app; retry in a moment")
+
+
+class HeaderFieldsTooLarge(ServiceError):
+    """The header fields are more or longer than we read."""
+
+    status = 431
+    code = "header_fields_too_large"
+
+    def __init__(self) -> None:
+        super().__init__("The header fields are too many or too long")
+
+
+class UnknownTransferCoding(ServiceError):
+    """The body is sent in a coding that we don't know."""
+
+    status = 501
+    code = "unknown_transfer_coding"
+
+    def __init__(self) -> None:
+        super().__init__("The only transfer coding that is read is chunked")
 
 
 class Overloaded(ServiceError):
@@ -285,7 +340,7 @@ def _answer(
     status: int, sentence: str, code: str, details: Mapping[str, Any] | None, retry_after_seconds: int | None
 ) -> Response:
     g.error_code = code
-    body: dict[str, Any] = {"error": sentence, "code": code, "requestId": g.get("request_id", "")}
+    body = error_body(sentence, code, g.get("request_id", ""))
     if details is not None:
         body["details"] = details
     response = jsonify(body)
@@ -293,3 +348,8 @@ def _answer(
     if retry_after_seconds is not None:
         response.headers["Retry-After"] = str(retry_after_seconds)
     return response
+
+
+def error_body(sentence: str, code: str, request_id: str) -> dict[str, Any]:
+    """The shape of every error."""
+    return {"error": sentence, "code": code, "requestId": request_id}

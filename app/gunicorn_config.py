@@ -9,6 +9,7 @@ from gunicorn.glogging import Logger
 from prometheus_client.multiprocess import mark_process_dead
 
 from app.config import ConfigurationError, Settings, provide_metrics_directory
+from app.gunicorn_worker import WholeRequestWorker
 from app.logs import WithoutRequest, configure_logging
 from app.metrics import share_between_processes
 
@@ -24,7 +25,6 @@ _current = _settings()
 
 bind = f"[{_current.host}]:{_current.port}" if ":" in _current.host else f"{_current.host}:{_current.port}"
 workers = _current.web_concurrency
-worker_class = "gthread"
 threads = _current.web_threads
 # Longer than the load balancers in common use keep an idle connection, so that it is never us who close it first.
 keepalive = 75
@@ -55,6 +55,17 @@ class ServiceLogger(Logger):  # type: ignore[misc]
 
 
 logger_class = ServiceLogger
+
+
+class ServiceWorker(WholeRequestWorker):
+    """The worker, as the environment sets it."""
+
+    request_read_seconds = _current.request_read_seconds
+
+
+worker_class = ServiceWorker
+# Of each process; with those to the database and to upstreams, they stay below the 1,024 files that many systems allow.
+worker_connections = 800
 
 _at_exit = ExitStack()
 

@@ -78,6 +78,12 @@ unknown_values = Counter(
     ("field",),
     registry=registry,
 )
+unfinished_requests = Counter(
+    "stripe_service_unfinished_requests",
+    "Connections closed because a request did not come whole in time, by what of it had come: nothing, head, body.",
+    ("received",),
+    registry=registry,
+)
 database_connections = Gauge(
     "stripe_service_database_connections",
     "Connections of all pools: in use, and how many there may be.",
@@ -160,6 +166,11 @@ def count_status(status: str) -> None:
 def count_unknown_value(field: str) -> None:
     """Count a value of Stripe's that we don't know."""
     unknown_values.labels(field).inc()
+
+
+def count_unfinished_request(received: str) -> None:
+    """Count a connection that is closed before its request has come whole."""
+    unfinished_requests.labels(received).inc()
 
 
 def watch_pool(database: Engine, *, limit: int) -> None:

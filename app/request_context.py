@@ -11,6 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
 from app.database import connect_twice
+from app.errors import ServiceError
 from app.extensions import db
 from app.logs import begin_request, end_request, noted
 from app.metrics import count_create, count_request, watch_pool
@@ -68,6 +69,15 @@ def _begin_request() -> None:
     begin_request(requestId=g.request_id, method=g.method, route=g.route, **_named_in_path(request))
     if request.content_length and request.content_length > current_app.config["MAX_CONTENT_LENGTH"]:
         raise RequestEntityTooLarge
+
+
+def record_unread_request(error: ServiceError) -> str:
+    """Count a request that couldn't be read, and write its access line; return the id that it is given."""
+    request_id = _new_request_id()
+    begin_request(requestId=request_id, method=OTHER_METHOD, route=NO_ROUTE)
+    count_request(method=OTHER_METHOD, route=NO_ROUTE, status=error.status, seconds=0)
+    end_request(status=error.status, milliseconds=0, code=error.code)
+    return request_id
 
 
 def _end_request(response: Response) -> Response:

@@ -63,6 +63,7 @@ class TestFromEnvironment:
             ("PAYMENT_LEASE_SECONDS", "nan"),
             ("KEY_CACHE_SECONDS", "-0.1"),
             ("RECONCILE_SECONDS", "0"),
+            ("REQUEST_READ_SECONDS", "0"),
         ],
     )
     def test_it_says_what_is_wrong_with_a_value_and_does_not_repeat_it(self, name: str, value: str) -> None:

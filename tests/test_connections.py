@@ -1,0 +1,247 @@
+"""Connections: no thread waits for a client to send."""
+
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import ClassVar
+
+import pytest
+import requests
+from flask import Flask
+from sqlalchemy import Connection, text
+
+from tests.factories import intent
+from tests.raw_http import ask, connected, head, in_chunks, read_answer, with_length
+from tests.slow_clients import CREATE, HALVES, Half, is_closed, slow_clients
+from tests.soak import amount
+from tests.stand_ins import StandIns
+from tests.test_metrics import scrape_web
+from tests.waiting import wait_until
+from tests.web import API_KEY, WebProcess
+
+THREADS = 4
+LIMIT = 1024 * 1024
+UNFINISHED = "stripe_service_unfinished_requests_total"
+INTENT = json.dumps(intent()).encode()
+
+
+@pytest.fixture(scope="module")
+def few_threads(database_url: str, stand_ins_process: StandIns) -> Iterator[WebProcess]:
+    """The service in one process with few threads, for all tests of this module."""
+    stand_ins_process.reset()
+    with WebProcess.start(environment_of(database_url, stand_ins_process)) as web:
+        yield web
+
+
+def environment_of(database_url: str, stand_ins: StandIns, **more: str) -> dict[str, str]:
+    return {
+        "STRIPE_SERVICE_DATABASE_URL": database_url,
+        "STRIPE_SERVICE_API_KEY": API_KEY,
+        "STRIPE_WEBHOOK_SECRET": "whsec_tests",
+        "WEB_CONCURRENCY": "1",
+        "WEB_THREADS": str(THREADS),
+        **stand_ins.environment,
+        **more,
+    }
+
+
+def operations(db: Connection) -> int:
+    return int(db.execute(text("SELECT count(*) FROM operations")).scalar_one())
+
+
+class TestHalfARequest:
+    @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+    def test_it_holds_no_thread(self, few_threads: WebProcess, app: Flask, half: Half) -> None:
+        """Fails when a thread waits for the rest of it."""
+        with slow_clients(few_threads, [half] * THREADS * 3) as connections:
+            assert requests.get(f"{few_threads.url}/health", timeout=3).ok
+            assert few_threads.post(CREATE, intent()).status_code == 200
+            assert not any(is_closed(connection) for connection in connections)
+
+    def test_it_is_closed_and_counted_when_its_time_is_over(
+        self, database_url: str, stand_ins: StandIns, app: Flask
+    ) -> None:
+        """Fails when what drips, by however little, is given more time."""
+        with WebProcess.start(environment_of(database_url, stand_ins, REQUEST_READ_SECONDS="1")) as web:
+            before, began_at = scrape_web(web), time.monotonic()
+            with slow_clients(web, list(HALVES.values()) * 2) as connections:
+                wait_until(lambda: all(is_closed(each) for each in connections), seconds=5, what="the closing")
+            took_seconds, after = time.monotonic() - began_at, scrape_web(web)
+
+        assert took_seconds >= 1
+        counted = {part: after.since(before, UNFINISHED, received=part) for part in ("nothing", "head", "body")}
+        assert counted == {"nothing": 2, "head": 6, "body": 6}
+
+    def test_it_is_given_the_time_that_is_left(self, few_threads: WebProcess, app: Flask) -> None:
+        """A whole request that comes in pieces is answered as any other."""
+        request = with_length(CREATE, INTENT)
+        with connected(few_threads) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(request), 7):
+                connection.sendall(request[at : at + 7])
+            assert read_answer(connection).status == 200
+
+    def test_it_does_not_hold_up_the_end_of_the_process(
+        self, database_url: str, stand_ins: StandIns, app: Flask
+    ) -> None:
+        with WebProcess.start(environment_of(database_url, stand_ins)) as web, ExitStack() as stack:
+            for half in HALVES.values():
+                stack.enter_context(connected(web, half.sent))
+            assert requests.get(f"{web.url}/health", timeout=5).ok
+            web.process.terminate()
+            assert web.process.wait(6) == 0
+
+    def test_the_one_that_has_come_the_longest_is_closed_when_all_of_them_take_too_much_memory(
+        self, few_threads: WebProcess, app: Flask
+    ) -> None:
+        """Fails when what waits has a bound for each connection only."""
+        large = head(CREATE, f"Content-Length: {LIMIT}") + bytes(LIMIT - 1)
+        with slow_clients(few_threads, [Half(large)] * 65) as connections:
+            wait_until(lambda: is_closed(connections[0]), seconds=5, what="the closing")
+            assert not is_closed(connections[-1])
+
+
+class TestRefusedRequest:
+    REFUSED: ClassVar = {
+        "no HTTP": (b"canary\r\n\r\n", 400, "malformed_request"),
+        "a path with a bare byte": (b"GET /\xffcanary HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        "a header without colon": (b"GET / HTTP/1.1\r\nX-Key canary\r\n\r\n", 400, "malformed_request"),
+        "a bare line feed": (b"GET / HTTP/1.1\nX-Key: canary\n", 400, "malformed_request"),
+        "two lengths": (head("/stats", "Content-Length: 2", "Content-Length: 6"), 400, "malformed_request"),
+        "a length and chunks": (
+            head("/stats", "Content-Length: 2", "Transfer-Encoding: chunked"), 400, "malformed_request",
+        ),
+        "a length that is no number": (head("/stats", "Content-Length: canary"), 400, "malformed_request"),
+        "too long a line": (head("/canary" * 2000), 414, "request_line_too_long"),
+        "another expectation": (
+            head("/stats", "Content-Length: 2", "Expect: canary"), 417, "unknown_expectation",
+        ),
+        "too many fields": (head("/stats", *["X-Key: canary"] * 101), 431, "header_fields_too_large"),
+        "too long a field": (head("/stats", "X-Key: " + "canary" * 2000), 431, "header_fields_too_large"),
+        "another coding": (head("/stats", "Transfer-Encoding: canary"), 501, "unknown_transfer_coding"),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize(("sent", "status", "code"), REFUSED.values(), ids=REFUSED)
+    def test_it_is_answered_in_the_shape_of_all_errors_without_what_was_sent(
+        self, few_threads: WebProcess, sent: bytes, status: int, code: str
+    ) -> None:
+        answer = ask(few_threads, sent)
+
+        assert (answer.status, answer.json["code"]) == (status, code)
+        assert set(answer.json) == {"error", "code", "requestId"}
+        assert answer.headers["Content-Type"] == "application/json"
+        assert b"canary" not in answer.body
+
+    def test_it_has_an_access_line_and_is_counted(self, few_threads: WebProcess) -> None:
+        request = {"method": "OTHER", "route": "none", "status": "431"}
+        before = scrape_web(few_threads)
+        answer = ask(few_threads, head("/stats", *["X-Key: canary"] * 101))
+
+        counted = scrape_web(few_threads).since(before, "stripe_service_request_seconds_count", **request)
+        lines = [json.loads(line) for line in few_threads.printed().splitlines()]
+        access = [line for line in lines if line.get("requestId") == answer.json["requestId"]]
+        assert counted == 1
+        assert [(line["logger"], line["status"], line["code"]) for line in access] == [
+            ("app.access", 431, "header_fields_too_large")
+        ]
+
+    def test_it_holds_up_nobody_when_its_client_does_not_close(self, few_threads: WebProcess) -> None:
+        """Fails when the loop waits for a client to close, as gunicorn's own does for two seconds each."""
+        with slow_clients(few_threads, [Half(b"no HTTP\r\n\r\n")] * 20):
+            began_at = time.monotonic()
+            assert requests.get(f"{few_threads.url}/health", timeout=20).ok
+            assert time.monotonic() - began_at < 2
+
+
+def read_answers(connection: socket.socket, count: int) -> list[bytes]:
+    """The status lines of so many answers that come together."""
+    came = b""
+    while came.count(b"HTTP/1.1 ") < count:
+        more = connection.recv(65536)
+        assert more, came
+        came += more
+    return [part[:3] for part in came.split(b"HTTP/1.1 ")[1:]]
+
+
+class TestConnection:
+    def test_it_is_kept_for_the_next_request(self, few_threads: WebProcess, app: Flask) -> None:
+        with connected(few_threads) as connection:
+            for _ in range(3):
+                for request in (with_length(CREATE, INTENT), in_chunks(CREATE, INTENT), head("/health", method="GET")):
+                    connection.sendall(request)
+                    assert read_answer(connection).status == 200
+
+    def test_it_takes_requests_one_behind_the_other(self, few_threads: WebProcess, app: Flask, db: Connection) -> None:
+        """Fails when what came with one request is lost, or waits for more to come."""
+        last = in_chunks(CREATE, INTENT)
+        sent = with_length(CREATE, INTENT) + in_chunks(CREATE, INTENT) + head("/health", method="GET") + last[:-9]
+        with connected(few_threads, sent) as connection:
+            assert read_answers(connection, 3) == [b"200"] * 3
+            connection.sendall(last[-9:])
+            assert read_answer(connection).status == 200
+        assert operations(db) == 3
+
+    @pytest.mark.parametrize("request_", [with_length(CREATE, INTENT), in_chunks(CREATE, INTENT)])
+    def test_its_client_is_told_once_to_continue_when_it_expects_that(
+        self, few_threads: WebProcess, app: Flask, request_: bytes
+    ) -> None:
+        begun, _, body = request_.partition(b"\r\n\r\n")
+        with connected(few_threads, begun + b"\r\nExpect: 100-continue\r\n\r\n") as connection:
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(body)
+            assert read_answers(connection, 1) == [b"200"]
+
+    def test_its_client_is_not_told_to_continue_with_what_is_too_long(self, few_threads: WebProcess) -> None:
+        with connected(
+            few_threads, head("/stats", f"Content-Length: {LIMIT + 1}", "Expect: 100-continue")
+        ) as connection:
+            assert read_answers(connection, 1) == [b"413"]
+
+
+SLOW = 300
+
+
+@pytest.mark.soak
+def test_slow_clients_slow_down_nobody(web: WebProcess, record_property: object) -> None:
+    """Fails when they hold threads, or when reading them keeps the loop from the others."""
+    seconds, each = amount(2, 60), amount(20, SLOW)
+    halves = [HALVES[name] for name in ("dripped headers", "dripped body", "nothing")]
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        attack = pool.submit(_attack, web, [half for half in halves for _ in range(each)], ended)
+        try:
+            waits, creates = _ask_for(web, seconds)
+        finally:
+            ended.set()
+        rounds = attack.result(30)
+    p99 = statistics.quantiles(waits, n=100)[-1]
+    print(f"/health: {len(waits)} times, p99 {p99:.3f} s, at most {max(waits):.3f} s; {rounds} rounds of {3 * each}")
+    assert p99 < 0.5
+    assert set(creates) == {200}
+
+
+def _attack(web: WebProcess, halves: list[Half], ended: threading.Event) -> int:
+    """Connect all, and anew as soon as the service has closed them; the value is how often."""
+    rounds = 0
+    while not ended.is_set():
+        rounds += 1
+        with slow_clients(web, halves) as connections:
+            while not ended.wait(0.2) and not all(is_closed(connection) for connection in connections):
+                pass
+    return rounds
+
+
+def _ask_for(web: WebProcess, seconds: float) -> tuple[list[float], list[int]]:
+    waits, creates = [], []
+    ends_at = time.monotonic() + seconds
+    while (began_at := time.monotonic()) < ends_at:
+        assert requests.get(f"{web.url}/health", timeout=10).ok
+        waits.append(time.monotonic() - began_at)
+        if len(waits) % 50 == 1:
+            creates.append(web.post(CREATE, intent()).status_code)
+    return waits, creates
