@@ -7,12 +7,14 @@ from functools import cache
 from typing import cast
 
 from flask import Flask, Request, Response, current_app, g, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
 from app.database import connect_twice
-from app.errors import ServiceError
+from app.errors import MalformedRequest, ServiceError
 from app.extensions import db
+from app.http_framing import MAX_BODY_BYTES
 from app.logs import begin_request, end_request, noted
 from app.metrics import count_create, count_request, watch_pool
 from app.services import Services
@@ -67,7 +69,24 @@ def _begin_request() -> None:
     g.method = request.method if request.method in METHODS else OTHER_METHOD
     g.route = _template(request.url_rule.rule) if request.url_rule else NO_ROUTE
     begin_request(requestId=g.request_id, method=g.method, route=g.route, **_named_in_path(request))
-    if request.content_length and request.content_length > current_app.config["MAX_CONTENT_LENGTH"]:
+    _read_body()
+
+
+def _read_body() -> None:
+    """Read the whole body, or refuse it, before anything is done: no route sees a part of one.
+
+    :raises RequestEntityTooLarge: when it is too long.
+    :raises MalformedRequest: when its chunks are broken; one that ends early is a `ClientDisconnected` of werkzeug's.
+    """
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    # werkzeug cuts a body without a length at the limit, and says nothing: one byte more tells.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    try:
+        body = request.get_data()
+    except ParseException:
+        raise MalformedRequest from None
+    if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
 
 

@@ -21,7 +21,6 @@ from werkzeug.exceptions import HTTPException, UnsupportedMediaType
 from werkzeug.routing import BaseConverter, Rule
 
 from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
-from app.http_framing import MAX_BODY_BYTES
 from app.schemas.base import camel_case
 from app.schemas.errors import ErrorSchema
 
@@ -45,7 +44,6 @@ REQUEST_ID = "X-Request-ID"
 RETRY_AFTER = "Retry-After"
 
 API_CONFIG = {
-    "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
     "API_TITLE": "Stripe Service",
     "API_VERSION": "1",
     "OPENAPI_VERSION": "3.1.0",

@@ -1,4 +1,4 @@
-"""Connections: no thread waits for a client to send."""
+"""Connections: no thread waits for a client to send, and a request is whole or refused before anything is done."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ import requests
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from tests.factories import intent
+from tests.factories import checkout, intent
 from tests.raw_http import ask, connected, head, in_chunks, read_answer, with_length
 from tests.slow_clients import CREATE, HALVES, Half, is_closed, slow_clients
 from tests.soak import amount
@@ -23,11 +23,22 @@ from tests.stand_ins import StandIns
 from tests.test_metrics import scrape_web
 from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess
+from tests.webhooks import sign
 
 THREADS = 4
 LIMIT = 1024 * 1024
 UNFINISHED = "stripe_service_unfinished_requests_total"
 INTENT = json.dumps(intent()).encode()
+BODIES = {
+    CREATE: intent(),
+    "/checkout/create": checkout(),
+    "/stats": {},
+    "/webhooks/stripe": {},
+    "/webhooks/stripe/shop": {},
+    "/products/create": {"appId": "shop", "name": "A thing"},
+    "/prices/create": {"appId": "shop"},
+    "/coupons/create": {"appId": "shop"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +63,11 @@ def environment_of(database_url: str, stand_ins: StandIns, **more: str) -> dict[
 
 def operations(db: Connection) -> int:
     return int(db.execute(text("SELECT count(*) FROM operations")).scalar_one())
+
+
+def assert_nothing_was_done(db: Connection, stand_ins: StandIns) -> None:
+    assert stand_ins.ledger() == []
+    assert operations(db) == 0
 
 
 class TestHalfARequest:
@@ -156,6 +172,95 @@ class TestRefusedRequest:
             began_at = time.monotonic()
             assert requests.get(f"{few_threads.url}/health", timeout=20).ok
             assert time.monotonic() - began_at < 2
+
+
+def as_told(path: str, body: bytes) -> bytes:
+    return with_length(path, body, f"Stripe-Signature: {sign(body)}")
+
+
+def as_chunks(path: str, body: bytes) -> bytes:
+    """In chunks of which one ends at the limit."""
+    pieces = [body[at : at + 64 * 1024] for at in range(0, len(body), 64 * 1024)]
+    return in_chunks(path, *pieces)
+
+
+class TestBody:
+    @pytest.mark.parametrize("send", [as_told, as_chunks])
+    @pytest.mark.parametrize("path", BODIES)
+    def test_it_is_taken_whole_up_to_the_limit_and_refused_one_over(
+        self, few_threads: WebProcess, app: Flask, db: Connection, stand_ins: StandIns, path: str, send: object
+    ) -> None:
+        """Fails when a part of a body is taken for all of it: the part here is a valid request."""
+        assert callable(send)
+        body = json.dumps(BODIES[path]).encode()
+        over = ask(few_threads, send(path, body.ljust(LIMIT) + b"x"))
+
+        assert (over.status, over.json["code"]) == (413, "request_entity_too_large")
+        assert_nothing_was_done(db, stand_ins)
+        assert ask(few_threads, send(path, body.ljust(LIMIT))).status == ask(few_threads, send(path, body)).status
+
+    def test_every_route_that_takes_one_is_tried(self, app: Flask) -> None:
+        rules = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
+        assert {rule.replace("<app_id>", "shop") for rule in rules} == set(BODIES)
+
+    def test_it_is_refused_on_a_route_that_takes_none(self, few_threads: WebProcess) -> None:
+        too_long = in_chunks("/health", bytes(LIMIT + 1)).replace(b"POST", b"GET", 1)
+        assert ask(few_threads, too_long).status == 413
+
+    def test_it_is_refused_in_far_more_bytes_than_are_read(self, few_threads: WebProcess) -> None:
+        """The answer is read by a client that has sent all before it listens."""
+        for body in (bytes(8 * LIMIT), iter([bytes(LIMIT)] * 8)):
+            answer = requests.post(f"{few_threads.url}/stats", data=body, headers={"X-API-Key": API_KEY}, timeout=20)
+            assert answer.status_code == 413
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            (b"zz\r\n", "malformed_request"),
+            (b"-1\r\n", "malformed_request"),
+            (b"2\r\n{}x\r\n0\r\n\r\n", "malformed_request"),
+            (b"2;\r\n{}\r\n0\r\n\r\n", "malformed_request"),
+            (b"0\r\nbad trailer\r\n\r\n", "malformed_request"),
+            (b"ffffff\r\n{}", "bad_request"),
+            (b"2\r\n{}\r\n", "bad_request"),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("path", [CREATE, "/webhooks/stripe", "/health"])
+    def test_it_is_refused_when_its_chunks_are_broken_or_end_early(
+        self,
+        few_threads: WebProcess,
+        app: Flask,
+        db: Connection,
+        stand_ins: StandIns,
+        path: str,
+        body: bytes,
+        code: str,
+    ) -> None:
+        begun = head(path, "Content-Type: application/json", "Transfer-Encoding: chunked")
+        whole = b"%x\r\n%b\r\n" % (len(INTENT), INTENT)
+        answer = ask(few_threads, begun + whole + body, end=True)
+
+        assert (answer.status, answer.json["code"]) == (400, code)
+        assert_nothing_was_done(db, stand_ins)
+
+    def test_it_is_refused_when_it_ends_before_its_length(
+        self, few_threads: WebProcess, app: Flask, db: Connection, stand_ins: StandIns
+    ) -> None:
+        answer = ask(few_threads, with_length(CREATE, INTENT + b" ")[:-1], end=True)
+
+        assert (answer.status, answer.json["code"]) == (400, "bad_request")
+        assert_nothing_was_done(db, stand_ins)
+
+    def test_the_rest_of_a_refused_one_is_no_request(
+        self, few_threads: WebProcess, app: Flask, db: Connection, stand_ins: StandIns
+    ) -> None:
+        """Fails when a connection is kept whose next request begins nobody knows where."""
+        with connected(few_threads, head("/stats", f"Content-Length: {LIMIT + 1}")) as connection:
+            assert read_answer(connection).status == 413
+            connection.sendall(with_length(CREATE, INTENT))
+            assert connection.recv(1) == b""
+        assert_nothing_was_done(db, stand_ins)
 
 
 def read_answers(connection: socket.socket, count: int) -> list[bytes]:
