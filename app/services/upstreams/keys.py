@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 import orjson
 from cachetools import TTLCache
 
-from app.errors import NoStripeKey, UpstreamError, UpstreamUnavailable
+from app.errors import NoStripeKey, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.logs import about
 from app.metrics import upstream_call
-from app.services.upstreams.call_context import CallContext
+from app.services.upstreams.call_context import CallContext, Deadline
 from app.services.upstreams.http import Answer, Transport
 
 UPSTREAM = "key-service"
@@ -48,6 +48,7 @@ class KeyClient:
 
         :raises NoStripeKey: when key-service has none.
         :raises UpstreamError: when key-service doesn't answer as it should.
+        :raises UpstreamTimeout: when the deadline comes before the answer, also where another has asked.
         """
         about(app=app_id)
         with self._lock:
@@ -58,7 +59,7 @@ class KeyClient:
                 answer = self._asking[provider, app_id] = Future()
         if first:
             self._ask_for_all(provider, app_id, context, answer)
-        return answer.result()
+        return _wait(answer, context.deadline)
 
     def forget(self, provider: Provider, app_id: str, key: str | None = None) -> None:
         """Drop a key that turned out to be wrong, unless it was replaced meanwhile; or whichever there is."""
@@ -112,6 +113,14 @@ class KeyClient:
         if answer.status == 404:
             raise NoStripeKey(app_id)
         return _read_key(answer)
+
+
+def _wait(answer: "Future[str]", deadline: Deadline) -> str:
+    """The answer, which another may have asked for: whoever waits has a deadline of its own."""
+    try:
+        return answer.result(max(0.0, deadline.remaining_seconds))
+    except TimeoutError:
+        raise UpstreamTimeout(UPSTREAM, reason="no answer in time", executed=False) from None
 
 
 def _read_key(answer: Answer) -> str:

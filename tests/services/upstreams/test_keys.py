@@ -6,16 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.errors import NoStripeKey, UpstreamError, UpstreamUnavailable
+from app.errors import NoStripeKey, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.services.upstreams.call_context import CallContext, Deadline
 from app.services.upstreams.keys import KeyClient, Provider
 from tests.stand_ins import StandIns
+from tests.waiting import wait_until
 
 THREADS = 10
 
 
-def context() -> CallContext:
-    return CallContext("POST", "/checkout/create", "request-1", Deadline.after(5))
+def context(seconds: float = 5) -> CallContext:
+    return CallContext("POST", "/checkout/create", "request-1", Deadline.after(seconds))
 
 
 @pytest.fixture
@@ -62,6 +63,21 @@ class TestGet:
         answers = get_at_once(client)
         assert UpstreamUnavailable in answers or "sk_test_sandbox_shop" in answers
         assert len(stand_ins.ledger()) <= 2
+
+    def test_who_waits_for_the_answer_to_another_has_a_deadline_of_its_own(
+        self, new_client: Callable[..., KeyClient], stand_ins: StandIns
+    ) -> None:
+        """Fails when `_wait` waits without one."""
+        client = new_client()
+        stand_ins.fault("key-service", "delay", seconds=1.5)
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(client.get, Provider.STRIPE, "shop", context())
+            wait_until(lambda: client._asking, seconds=5, what="the first to ask")
+
+            with pytest.raises(UpstreamTimeout):
+                client.get(Provider.STRIPE, "shop", context(0.2))
+            assert not first.done()
+            assert first.result() == "sk_test_sandbox_shop"
 
     def test_it_remembers_a_key_and_no_failure(self, new_client: Callable[..., KeyClient], stand_ins: StandIns) -> None:
         client = new_client()
