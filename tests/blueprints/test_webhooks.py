@@ -1,6 +1,7 @@
 """Who may deliver an event, and what is answered."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from app import create_app
 from app.config import Settings
+from app.services.events.webhooks import TOLERANCE_SECONDS
 from tests.factories import intent
 from tests.stand_ins import StandIns
 from tests.webhooks import SECRET, deliver, event, sign
@@ -26,10 +28,15 @@ BAD_SIGNATURES: dict[str, Callable[[], str]] = {
     "too old": lambda: sign(PAYLOAD, age_seconds=310),
     "too new": lambda: sign(PAYLOAD, age_seconds=-310),
     "of another body": lambda: sign(PAYLOAD + b" "),
-    "of another scheme": lambda: sign(PAYLOAD).replace("v1=", "v0="),
+    "of no v1": lambda: sign(PAYLOAD).replace("v1=", "v0="),
     "without time": lambda: sign(PAYLOAD).split(",")[1],
     "without signature": lambda: sign(PAYLOAD).split(",")[0],
     "cut short": lambda: sign(PAYLOAD)[:-1],
+    "too long": lambda: sign(PAYLOAD) + "0",
+    "no hexadecimal": lambda: sign(PAYLOAD)[:-1] + "g",
+    "of two times": lambda: f"{sign(PAYLOAD)},t=1",
+    "of an old time beside a new one": lambda: f"{sign(PAYLOAD, age_seconds=310)},t={int(time.time())}",
+    "of a time that isn't all": lambda: sign(PAYLOAD).replace(",", "=1,"),
     "only a time": lambda: "t=1",
     "empty parts": lambda: "t=,v1=",
     "nonsense": lambda: "nonsense",
@@ -73,6 +80,12 @@ class TestSignature:
         assert response.status_code == 400
         assert response.json["error"] == "Invalid signature"
         assert count(db) == 0
+
+    def test_it_takes_one_of_several(self, app: Flask) -> None:
+        """While a secret is rolled, Stripe signs with the old one and the new."""
+        old, new = sign(PAYLOAD, "whsec_old"), sign(PAYLOAD)
+
+        assert post(app, PAYLOAD, f"{old},{new.split(',')[1]},v0=test").status_code == 200
 
     @pytest.mark.parametrize("age_seconds", [290, -290])
     def test_it_takes_one_within_the_tolerance(self, app: Flask, age_seconds: int) -> None:
@@ -220,12 +233,29 @@ class TestPathOfAnApp:
 
         assert deliver(client, GENUINE, app_id="shop", secret="whsec_rotated").status_code == 200
 
+    @pytest.mark.parametrize("name", [name for name in BAD_SIGNATURES if not name.startswith("of another ")])
+    def test_it_tells_without_key_service_what_can_be_told(self, app: Flask, stand_ins: StandIns, name: str) -> None:
+        assert post(app, PAYLOAD, BAD_SIGNATURES[name](), "/webhooks/stripe/shop").status_code == 400
+        assert stand_ins.ledger() == []
+
+    def test_it_asks_nobody_about_too_large_a_body(self, app: Flask, stand_ins: StandIns) -> None:
+        payload = PAYLOAD.ljust(1024 * 1024 + 1)
+
+        assert post(app, payload, sign(payload, APP_SECRET), "/webhooks/stripe/shop").status_code == 413
+        assert stand_ins.ledger() == []
+
     def test_it_lets_forgeries_ask_key_service_once_in_a_while(self, client: FlaskClient, stand_ins: StandIns) -> None:
         """Fails when `KeyClient.get_afresh` forgets to look when it asked last."""
         for _ in range(20):
             assert deliver(client, GENUINE, app_id="shop", secret="whsec_forged").status_code == 400
 
         assert len(stand_ins.ledger("key-service")) <= 2
+
+    def test_one_does_not_grow_too_old_while_key_service_is_asked(self, app: Flask, stand_ins: StandIns) -> None:
+        stand_ins.fault("key-service", "delay", seconds=1.5)
+        signature = sign(PAYLOAD, APP_SECRET, age_seconds=TOLERANCE_SECONDS - 1)
+
+        assert post(app, PAYLOAD, signature, "/webhooks/stripe/shop").status_code == 200
 
     def test_it_answers_5xx_when_key_service_is_down(
         self, client: FlaskClient, stand_ins: StandIns, db: Connection
