@@ -224,7 +224,7 @@ class Overloaded(ServiceError):
     retry_after_seconds = 1
 
     def __init__(self) -> None:
-        super().__init__("The service is at its limit of payments in progress; retry in a moment")
+        super().__init__("The service works on as much as it can at once; retry in a moment")
 
 
 class DatabaseUnavailable(ServiceError):

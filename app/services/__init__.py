@@ -9,6 +9,7 @@ from app.database import Database
 from app.services.concurrency import ConcurrencyLimit
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
+from app.services.upstreams.signing_secrets import SigningSecrets
 from app.services.upstreams.stripe import Stripe
 
 
@@ -19,6 +20,7 @@ class Services:
     settings: Settings
     database: Database
     keys: KeyClient
+    signing_secrets: SigningSecrets
     runs: RunsClient
     stripe: Stripe
     upstream_limit: ConcurrencyLimit
@@ -32,11 +34,13 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
             cache_seconds=settings.key_cache_seconds,
         )
+        signing_secrets = SigningSecrets(keys, cache_seconds=settings.key_cache_seconds, threads=settings.web_threads)
         runs = RunsClient(
             url=settings.runs_service_url,
             api_key=settings.runs_service_api_key,
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        limit = ConcurrencyLimit(settings.web_threads)
-        return cls(settings, Database(engine), keys, runs, stripe, limit)
+        # Of 32 threads, 24: as many creates at a time are never refused.
+        limit = ConcurrencyLimit(settings.web_threads * 3 // 4)
+        return cls(settings, Database(engine), keys, signing_secrets, runs, stripe, limit)

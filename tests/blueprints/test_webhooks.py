@@ -245,11 +245,25 @@ class TestPathOfAnApp:
         assert stand_ins.ledger() == []
 
     def test_it_lets_forgeries_ask_key_service_once_in_a_while(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        """Fails when `KeyClient.get_afresh` forgets to look when it asked last."""
-        for _ in range(20):
-            assert deliver(client, GENUINE, app_id="shop", secret="whsec_forged").status_code == 400
+        """Without asking, it doesn't know that they are forged. Fails when `_Asks` forgets what it asked."""
+        answers = [deliver(client, GENUINE, app_id="shop", secret="whsec_forged") for _ in range(20)]
 
-        assert len(stand_ins.ledger("key-service")) <= 2
+        assert [answer.status_code for answer in answers] == [400] + [503] * 19
+        assert all(answer.json["code"] == "overloaded" and answer.headers["Retry-After"] for answer in answers[1:])
+        assert len(stand_ins.ledger("key-service")) == 1
+
+    def test_a_genuine_event_is_taken_after_a_forgery(self, client: FlaskClient, stand_ins: StandIns) -> None:
+        for secret, status in (("whsec_forged", 400), (APP_SECRET, 200), ("whsec_forged", 400), (APP_SECRET, 200)):
+            assert deliver(client, GENUINE, app_id="shop", secret=secret).status_code == status
+
+    def test_a_genuine_event_is_taken_in_an_outage_after_a_forgery(
+        self, client: FlaskClient, stand_ins: StandIns
+    ) -> None:
+        assert deliver(client, GENUINE, app_id="shop", secret=APP_SECRET).status_code == 200
+        stand_ins.fault("key-service", "status", status=503, times=0)
+
+        for secret, status in (("whsec_forged", 503), (APP_SECRET, 200)):
+            assert deliver(client, GENUINE, app_id="shop", secret=secret).status_code == status
 
     def test_one_does_not_grow_too_old_while_key_service_is_asked(self, app: Flask, stand_ins: StandIns) -> None:
         stand_ins.fault("key-service", "delay", seconds=1.5)

@@ -31,6 +31,7 @@ from sqlalchemy import create_engine
 from tests.databases import empty
 from tests.soak import amount
 from tests.stand_ins import StandIns
+from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess
 from tests.webhooks import SECRET, sign
 
@@ -149,6 +150,18 @@ def prepare(case: Case) -> None:
         case.body = with_real_integers(case.body)
 
 
+def call(case: Case, options: dict[str, Any]) -> Response:
+    """Call as a caller does who comes again when the service is at its limit: each webhook may be of one more app."""
+    answers: list[Response] = []
+
+    def is_taken() -> bool:
+        answers.append(case.call(**options))
+        return answers[-1].status_code != 503 or answers[-1].json()["code"] != "overloaded"
+
+    wait_until(is_taken, seconds=10, what="room for one more")
+    return answers[-1]
+
+
 def with_real_integers(value: Any) -> Any:
     """JSON Schema calls 5.0 an integer; the contract, which wants a real one, doesn't."""
     if isinstance(value, float) and value.is_integer():
@@ -180,7 +193,7 @@ class TestDocument:
     @schema.parametrize()
     def test_it_answers_as_documented(self, case: Case, call_options: dict[str, Any]) -> None:
         prepare(case)
-        response = case.call(**call_options)
+        response = call(case, call_options)
 
         if response.status_code == URI_TOO_LONG:
             # gunicorn's own answer, before the service hears of the request.

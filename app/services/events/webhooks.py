@@ -3,16 +3,15 @@
 import hmac
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.errors import NoStripeKey, ServiceError
+from app.errors import ServiceError
 from app.logs import about
 from app.services import Services
 from app.services.events.receive import Receipt, receive_event
 from app.services.events.stripe_event import parse_event
 from app.services.upstreams.call_context import CallContext
-from app.services.upstreams.keys import Provider
 
 # https://docs.stripe.com/webhooks#replay-attacks
 TOLERANCE_SECONDS = 300
@@ -53,48 +52,21 @@ def receive_webhook(
 
     :param app_id: the app whose path it came by; None for the path that all share
     :raises MissingSignature, InvalidSignature, NotAnEvent: when it isn't a genuine event of Stripe's
-    :raises UpstreamError: when key-service can't tell the app's secret
+    :raises Overloaded, UpstreamError: when key-service can't be asked for the app's secret, or can't tell it
     """
     if not signature:
         raise MissingSignature
-    signed = read_signature(signature, payload)
-    if app_id is None:
-        verify(signed, services.settings.webhook_secrets)
-    else:
-        _verify_for_app(signed, app_id, services, context)
+    if not _is_genuine(read_signature(signature, payload), app_id, services, context):
+        raise InvalidSignature
     receipt = receive_event(parse_event(payload), app_id=app_id, services=services)
     about(payment=receipt.payment_id)
     return receipt
 
 
-def _verify_for_app(signed: "SignedBody", app_id: str, services: Services, context: CallContext) -> None:
-    """Verify with the app's secrets; when none fits, with those that key-service has now: one may be being rotated."""
-    if not _APP_ID.fullmatch(app_id):
-        raise InvalidSignature
-    try:
-        verify(signed, _secrets_of(services.keys.get, app_id, context))
-    except InvalidSignature:
-        verify(signed, _secrets_of(services.keys.get_afresh, app_id, context))
-
-
-def _secrets_of(
-    ask: Callable[[Provider, str, CallContext], str | None], app_id: str, context: CallContext
-) -> tuple[str, ...]:
-    """The app's secrets: several, by commas, while one is rotated; none when key-service has none."""
-    try:
-        kept = ask(Provider.STRIPE_WEBHOOK, app_id, context) or ""
-    except NoStripeKey:
-        kept = ""
-    return tuple(secret.strip() for secret in kept.split(",") if secret.strip())
-
-
-def verify(signed: "SignedBody", secrets: Iterable[str]) -> None:
-    """Check that one of the secrets signed this body.
-
-    :raises InvalidSignature: when none did, or the header is too long to be Stripe's
-    """
-    if not signed.fits(secrets):
-        raise InvalidSignature
+def _is_genuine(signed: "SignedBody", app_id: str | None, services: Services, context: CallContext) -> bool:
+    if app_id is None:
+        return signed.fits(services.settings.webhook_secrets)
+    return bool(_APP_ID.fullmatch(app_id)) and services.signing_secrets.has_signed(app_id, signed.fits, context)
 
 
 @dataclass(frozen=True)

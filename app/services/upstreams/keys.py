@@ -16,8 +16,6 @@ from app.services.upstreams.http import Answer, Transport
 
 UPSTREAM = "key-service"
 MAX_CACHED_KEYS = 10_000
-# Who sends what no key fits can make us ask for an app's key this often, and not more.
-REFRESH_SECONDS = 5
 
 
 class Provider(StrEnum):
@@ -28,9 +26,9 @@ class Provider(StrEnum):
 
 
 class KeyClient:
-    """Asks key-service for keys and remembers them for a short time.
+    """Asks key-service for keys and remembers those that it was asked to get for a short time.
 
-    One caller asks for a key at a time; whoever needs the same one meanwhile shares its answer or its failure, so that
+    One caller gets a key at a time; whoever needs the same one meanwhile shares its answer or its failure, so that
     neither an expiry nor an outage makes every thread ask.
     """
 
@@ -40,7 +38,6 @@ class KeyClient:
         self._transport = Transport(UPSTREAM, url)
         self._lock = threading.Lock()
         self._keys: TTLCache[tuple[Provider, str], str] = TTLCache(MAX_CACHED_KEYS, cache_seconds)
-        self._refreshed: TTLCache[tuple[Provider, str], bool] = TTLCache(MAX_CACHED_KEYS, REFRESH_SECONDS)
         self._asking: dict[tuple[Provider, str], Future[str]] = {}
 
     def get(self, provider: Provider, app_id: str, context: CallContext) -> str:
@@ -61,28 +58,23 @@ class KeyClient:
             self._ask_for_all(provider, app_id, context, answer)
         return _wait(answer, context.deadline)
 
-    def forget(self, provider: Provider, app_id: str, key: str | None = None) -> None:
-        """Drop a key that turned out to be wrong, unless it was replaced meanwhile; or whichever there is."""
+    def forget(self, provider: Provider, app_id: str, key: str) -> None:
+        """Drop a key that turned out to be wrong, unless it was replaced meanwhile."""
         with self._lock:
-            if (kept := self._keys.get((provider, app_id))) is not None and key in (None, kept):
+            if self._keys.get((provider, app_id)) == key:
                 del self._keys[provider, app_id]
 
-    def get_afresh(self, provider: Provider, app_id: str, context: CallContext) -> str | None:
-        """The key that key-service has now; None when it was asked afresh just before.
+    def ask(self, provider: Provider, app_id: str, context: CallContext) -> str:
+        """The key that key-service has now, which isn't remembered.
 
         :raises NoStripeKey, UpstreamError: as for `get`.
         """
-        with self._lock:
-            if (provider, app_id) in self._refreshed:
-                return None
-            self._refreshed[provider, app_id] = True
-        self.forget(provider, app_id)
-        return self.get(provider, app_id, context)
+        with upstream_call(UPSTREAM, f"GET /internal/app-keys/{provider}/decrypt"):
+            return self._send(provider, app_id, context)
 
     def _ask_for_all(self, provider: Provider, app_id: str, context: CallContext, answer: "Future[str]") -> None:
         try:
-            with upstream_call(UPSTREAM, f"GET /internal/app-keys/{provider}/decrypt"):
-                key = self._ask(provider, app_id, context)
+            key = self.ask(provider, app_id, context)
         except BaseException as error:
             self._settle(provider, app_id, None)
             answer.set_exception(error)
@@ -96,7 +88,7 @@ class KeyClient:
             if key is not None:
                 self._keys[provider, app_id] = key
 
-    def _ask(self, provider: Provider, app_id: str, context: CallContext) -> str:
+    def _send(self, provider: Provider, app_id: str, context: CallContext) -> str:
         answer = self._transport.send(
             "GET",
             f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}",
