@@ -41,6 +41,5 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        # Of 32 threads, 24: as many creates at a time are never refused.
-        limit = ConcurrencyLimit(settings.web_threads * 3 // 4)
+        limit = ConcurrencyLimit(settings.web_threads)
         return cls(settings, Database(engine), keys, signing_secrets, runs, stripe, limit)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache, TTLCache
 
 from app.errors import NoStripeKey, Overloaded, UpstreamError
-from app.services.concurrency import ConcurrencyLimit
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.keys import KeyClient, Provider
+from app.services.upstreams.limits import ConcurrencyLimit
 
 MAX_APPS = 10_000
 # How long an app isn't asked about again after an ask that verified nothing.
@@ -39,18 +39,18 @@ class SigningSecrets:
     The secrets of a known app are kept until key-service tells others: an outage takes none away, nor does a forgery.
 
     :param cache_seconds: how long a kept secret is taken without asking
-    :param threads: of the process; a sixteenth may ask about known apps, one about others, and one may wait for an
-        answer that another has asked for
+    :param threads: of the process; a sixteenth may ask about known apps, half as many about others, and as many may
+        wait for an answer that another has asked for
     """
 
     def __init__(self, keys: KeyClient, *, cache_seconds: float, threads: int) -> None:
-        share = threads // 16
-        waiting = ConcurrencyLimit(share)
+        for_known, for_others = threads // 16, threads // 32
+        waiting = ConcurrencyLimit(for_others)
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
         self._kept: LRUCache[str, Learned] = LRUCache(MAX_APPS)
-        self._known = _Asks(keys, ConcurrencyLimit(share), waiting)
-        self._others = _Asks(keys, ConcurrencyLimit(share, a_second=UNKNOWN_ASKS_A_SECOND), waiting)
+        self._known = _Asks(keys, ConcurrencyLimit(for_known), waiting)
+        self._others = _Asks(keys, ConcurrencyLimit(for_others, a_second=UNKNOWN_ASKS_A_SECOND), waiting)
 
     def has_signed(self, app_id: str, fits: Callable[[tuple[str, ...]], bool], context: CallContext) -> bool:
         """Whether one of the app's secrets fits a webhook that has just come in.

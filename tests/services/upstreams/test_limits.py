@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.errors import Overloaded
-from app.services.concurrency import ConcurrencyLimit
+from app.services.upstreams.limits import ConcurrencyLimit
 from tests.waiting import wait_until
 
 
