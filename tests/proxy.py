@@ -72,8 +72,8 @@ class Proxy:
         elif self._server is None:
             self._listen()
 
-    def next_spoil(self) -> Spoil:
-        """What becomes of the message that has just come."""
+    def next_spoil(self, message: bytes) -> Spoil:
+        """What becomes of a message that has just come."""
         with self._lock:
             if self._spared:
                 self._spared -= 1
@@ -136,7 +136,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def _pass_messages(self, upstream: socket.socket) -> None:
         while message := self.request.recv(CHUNK):
-            self.spoil = self.server.proxy.next_spoil()
+            self.spoil = self.server.proxy.next_spoil(message)
             if self.spoil is Spoil.RESET:
                 return self._reset()
             if self.spoil in INSTEAD:
@@ -173,3 +173,18 @@ class _Connection(socketserver.BaseRequestHandler):
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.request.shutdown(socket.SHUT_RD)
         self.request.close()
+
+
+class HangsFor(Proxy):
+    """A proxy that never answers a message that holds a mark, such as an app's key, and passes all others on."""
+
+    def __init__(self, upstream: tuple[str, int] | Path, mark: bytes) -> None:
+        super().__init__(upstream)
+        self.mark = mark
+        self.hanging = 0
+
+    def next_spoil(self, message: bytes) -> Spoil:
+        if self.mark not in message:
+            return Spoil.NOTHING
+        self.hanging += 1
+        return Spoil.HANG

@@ -38,7 +38,7 @@ def create_product(body: dict[str, Any], headers: dict[str, str]) -> Any:
 
     Stripe remembers an Idempotency-Key for a day.
     """
-    return _ask(catalog.create_product, body, idempotency_key=headers.get("idempotency_key"))
+    return _ask(body["app_id"], catalog.create_product, body, idempotency_key=headers.get("idempotency_key"))
 
 
 @blp.route("/products/<product_id>")
@@ -47,7 +47,7 @@ def create_product(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.errors(*SHOW_ERRORS)
 def show_product(query: dict[str, str], product_id: str) -> Any:
     """Show a product."""
-    return _ask(catalog.find_product, product_id, **query)
+    return _ask(query["app_id"], catalog.find_product, product_id, **query)
 
 
 @blp.route("/prices/create", methods=["POST"])
@@ -60,7 +60,7 @@ def create_price(body: dict[str, Any], headers: dict[str, str]) -> Any:
 
     Stripe remembers an Idempotency-Key for a day.
     """
-    return _ask(catalog.create_price, body, idempotency_key=headers.get("idempotency_key"))
+    return _ask(body["app_id"], catalog.create_price, body, idempotency_key=headers.get("idempotency_key"))
 
 
 @blp.route("/prices/<price_id>")
@@ -69,7 +69,7 @@ def create_price(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.errors(*SHOW_ERRORS)
 def show_price(query: dict[str, str], price_id: str) -> Any:
     """Show a price."""
-    return _ask(catalog.find_price, price_id, **query)
+    return _ask(query["app_id"], catalog.find_price, price_id, **query)
 
 
 @blp.route("/prices/by-product/<product_id>")
@@ -78,7 +78,7 @@ def show_price(query: dict[str, str], price_id: str) -> Any:
 @blp.errors(*SHOW_ERRORS)
 def list_prices(query: dict[str, str], product_id: str) -> Any:
     """List all active prices of a product."""
-    return {"prices": _ask(catalog.list_prices, product_id, **query)}
+    return {"prices": _ask(query["app_id"], catalog.list_prices, product_id, **query)}
 
 
 @blp.route("/coupons/create", methods=["POST"])
@@ -91,7 +91,7 @@ def create_coupon(body: dict[str, Any], headers: dict[str, str]) -> Any:
 
     Stripe remembers an Idempotency-Key for a day.
     """
-    return _ask(catalog.create_coupon, body, idempotency_key=headers.get("idempotency_key"))
+    return _ask(body["app_id"], catalog.create_coupon, body, idempotency_key=headers.get("idempotency_key"))
 
 
 @blp.route("/coupons/<coupon_id>")
@@ -100,10 +100,10 @@ def create_coupon(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.errors(*SHOW_ERRORS)
 def show_coupon(query: dict[str, str], coupon_id: str) -> Any:
     """Show a coupon."""
-    return _ask(catalog.find_coupon, coupon_id, **query)
+    return _ask(query["app_id"], catalog.find_coupon, coupon_id, **query)
 
 
-def _ask(use_case: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Every route here waits for Stripe, so it takes one of the places for that."""
-    with services().upstream_limit.hold():
+def _ask(place_for: str, use_case: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Every route here waits for Stripe, so it takes one of its app's places for that."""
+    with services().upstream_limit.hold(place_for):
         return use_case(*arguments, **options, services=services(), context=call_context())

@@ -42,5 +42,5 @@ def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict
 
 def _create(kind: Kind[Any], body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     request = OperationRequest(kind=kind, body=body, idempotency_key=headers.get("idempotency_key"))
-    with services().upstream_limit.hold():
+    with services().upstream_limit.hold(request.app_id):
         return perform(request, services=services(), context=call_context())

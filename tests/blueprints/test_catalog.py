@@ -617,7 +617,7 @@ class TestOutages:
         limit = client.application.extensions["stripe-service"].upstream_limit
         with ExitStack() as places:
             for _ in range(settings.web_threads * 3 // 4):
-                places.enter_context(limit.hold())
+                places.enter_context(limit.hold("shop"))
             response = ask(client)
 
         assert (response.status_code, response.json["code"]) == (503, "overloaded")

@@ -88,7 +88,7 @@ class Gate(Proxy):
         self.arrived = threading.Event()
         self.opened = threading.Event()
 
-    def next_spoil(self) -> Spoil:
+    def next_spoil(self, message: bytes) -> Spoil:
         self.arrived.set()
         self.opened.wait(HANG_SECONDS)
         return Spoil.NOTHING
