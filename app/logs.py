@@ -40,12 +40,12 @@ _facts: ContextVar[dict[str, object] | None] = ContextVar("log_facts", default=N
 
 
 def begin_request(**facts: object) -> None:
-    """Note what is known of a request from its beginning."""
+    """Note what is known from the beginning of a request, or of a piece of a command's work in a thread of its own."""
     _facts.set(facts)
 
 
 def about(**facts: object) -> None:
-    """Note what the request in hand is about; outside of a request, nothing is noted."""
+    """Note what the request or the work in hand is about; outside of both, nothing is noted."""
     known = _facts.get()
     if known is not None:
         known.update(facts)

@@ -1,6 +1,6 @@
 """The worker's jobs: what each does in a turn, and how often its turn comes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ RECOVERY_SECONDS = 1.0
 # A waiting event is looked at again for this long after it was received.
 REJOIN_OVERLAP = timedelta(hours=1)
 
-Work = Callable[[Services, Printer], Iterator[None]]
+Turn = Callable[[Services, Printer], None]
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Job:
     """Work that is done again and again.
 
     :param every_seconds: from the end of a turn to the next one
-    :param work: does one turn and prints what it did; it yields between rows, where the worker may stop
+    :param take_turn: does the work once and prints what it did; it ends between two rows when `services.stop` is set
     """
 
     name: str
     every_seconds: float
-    work: Work
+    take_turn: Turn
 
 
 def worker_jobs(settings: Settings) -> tuple[Job, ...]:
-    """Everything that the worker does, in the order in which jobs that are due take their turns."""
+    """Everything that the worker does, side by side."""
     return (
         Job("recovery", RECOVERY_SECONDS, _recover),
         Job("orphan runs", RECOVERY_SECONDS, _end_orphan_runs),
@@ -48,45 +48,42 @@ def worker_jobs(settings: Settings) -> tuple[Job, ...]:
     )
 
 
-def _recover(services: Services, printer: Printer) -> Iterator[None]:
+def _recover(services: Services, printer: Printer) -> None:
     for recovered in recover_operations(services, KINDS, command=COMMAND):
         print_recovered(recovered, printer)
-        yield
 
 
-def _end_orphan_runs(services: Services, printer: Printer) -> Iterator[None]:
-    for run_id in end_orphan_runs(services, command=COMMAND):
+def _end_orphan_runs(services: Services, printer: Printer) -> None:
+    for run_id in end_orphan_runs(services, command=COMMAND, once=False):
         print_ended_run(run_id, printer)
-        yield
 
 
-def _reconcile(services: Services, printer: Printer) -> Iterator[None]:
-    for app in reconcile_apps(services, command=COMMAND):
+def _reconcile(services: Services, printer: Printer) -> None:
+    for app in reconcile_apps(services, command=COMMAND, again_after_seconds=services.settings.reconcile_seconds):
         if app.stored or app.unreadable or app.error:
             print_reconciled(app, printer)
-        yield
 
 
-def _rejoin_by_turns() -> Work:
+def _rejoin_by_turns() -> Turn:
     """Look at every waiting event in the first turn, and then at those received since shortly before the last one.
 
     A turn that didn't come to its end is no last one.
     """
     since: datetime | None = None
 
-    def rejoin(services: Services, printer: Printer) -> Iterator[None]:
+    def rejoin(services: Services, printer: Printer) -> None:
         nonlocal since
         began_at = datetime.now(UTC)
         for joined in rejoin_waiting_events(services, since=since):
             if joined:
                 printer.thing("joined events", payments=joined)
-            yield
+            services.stop.check()
         since = began_at - REJOIN_OVERLAP
 
     return rejoin
 
 
-def _delete_old_waiting_events(services: Services, printer: Printer) -> Iterator[None]:
+def _delete_old_waiting_events(services: Services, printer: Printer) -> None:
     for deleted in delete_old_waiting_events(services):
         printer.thing("deleted waiting events", count=deleted)
-        yield
+        services.stop.check()

@@ -1,5 +1,6 @@
 """How commands print: a line a thing, a summary, a table; or JSON, an object a line."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,22 +11,24 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, an o
 
 
 class Printer:
-    """Prints what a command did, and counts it."""
+    """Prints what a command did, and counts it; several threads may at once."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.counts: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def thing(self, kind: str, **fields: Any) -> None:
         """Print one thing that was done; a field without a value is left out, and a pair is what was and what is."""
         # A kind may be an enumeration's, which orjson takes for no key.
         kind = str(kind)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
         shown = {name: value for name, value in fields.items() if value not in (None, "")}
-        if self.as_json:
-            print_json({"kind": kind, **shown})
-        else:
-            click.echo(" ".join([kind, *(f"{name}={_word(value)}" for name, value in shown.items())]))
+        with self._lock:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            if self.as_json:
+                print_json({"kind": kind, **shown})
+            else:
+                click.echo(" ".join([kind, *(f"{name}={_word(value)}" for name, value in shown.items())]))
 
     def summary(self, nothing: str) -> None:
         """Print how many things of each kind were done.

@@ -5,6 +5,7 @@ from flask.cli import with_appcontext
 
 from app.cli.configured import configured_services
 from app.cli.printing import Printer, as_json
+from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
 from app.services.reconciliation.reconcile import Reconciled, reconcile_apps
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
@@ -19,7 +20,9 @@ def reconcile(as_json: bool) -> None:
     Exits with 1 when an app could not be reconciled.
     """
     services, printer = configured_services(), Printer(as_json=as_json)
-    failed = _reconcile_apps(services, printer)
+    with stopping_on_signals(services.stop):
+        failed = _reconcile_apps(services, printer)
+    require_end(services.stop)
     printer.thing("joined events", payments=sum(rejoin_waiting_events(services)))
     printer.thing("deleted waiting events", count=sum(delete_old_waiting_events(services)))
     if failed:

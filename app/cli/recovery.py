@@ -7,6 +7,7 @@ from flask.cli import with_appcontext
 
 from app.cli.configured import configured_services
 from app.cli.printing import Printer, as_json
+from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
 from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
 from app.services.payments.kinds import KINDS
@@ -25,11 +26,13 @@ def recover(payment_id: uuid.UUID | None, as_json: bool) -> None:
     Exits with 1 when a payment is stuck, which only a person can decide.
     """
     services, printer = configured_services(), Printer(as_json=as_json)
-    for recovered in recover_operations(services, KINDS, command=COMMAND, only_id=payment_id, at_once=True):
-        print_recovered(recovered, printer)
-    if payment_id is None:
-        _end_orphan_runs(services, printer)
+    with stopping_on_signals(services.stop):
+        for recovered in recover_operations(services, KINDS, command=COMMAND, only_id=payment_id, at_once=True):
+            print_recovered(recovered, printer)
+        if payment_id is None:
+            _end_orphan_runs(services, printer)
     printer.summary("nothing to recover")
+    require_end(services.stop)
     if printer.counts.get(RecoveryOutcome.STUCK):
         raise SystemExit(1)
 

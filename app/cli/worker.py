@@ -1,10 +1,8 @@
-"""`flask worker`: jobs by turns, each when it is due, until a signal asks for the end."""
+"""`flask worker`: jobs side by side, each when it is due, until a signal asks for the end."""
 
-import signal
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 import click
 from flask.cli import with_appcontext
@@ -12,30 +10,13 @@ from flask.cli import with_appcontext
 from app.cli.configured import configured_services
 from app.cli.jobs import Job, worker_jobs
 from app.cli.printing import Printer, as_json
+from app.cli.signals import stopping_on_signals
 from app.errors import ServiceError, is_database_outage
 from app.services import Services
+from app.services.stopping import Stop, Stopping
 
-
-class Stop:
-    """Whether the end was asked for.
-
-    A signal's handler may run in the middle of `wait`. An `Event` would then wait for a lock that its own thread holds;
-    a `SimpleQueue` has none. https://docs.python.org/3/library/queue.html#queue.SimpleQueue.put
-    """
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._asked: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        """Ask for the end."""
-        self.is_set = True
-        self._asked.put(None)
-
-    def wait(self, seconds: float) -> None:
-        """Return after the time, or as soon as the end is asked for."""
-        with suppress(Empty):
-            self._asked.get(timeout=max(0.0, seconds))
+# After the last call's deadline, for what is then written and said.
+LAST_SECONDS = 5.0
 
 
 @click.command("worker")
@@ -44,34 +25,65 @@ class Stop:
 def run_worker(as_json: bool) -> None:
     """Recover and reconcile for ever; ends cleanly on SIGTERM."""
     services, printer = configured_services(), Printer(as_json=as_json)
-    take_turns(worker_jobs(services.settings), services, printer, _stop_on_signals())
+    grace_seconds = services.settings.request_deadline_seconds + LAST_SECONDS
+    with stopping_on_signals(services.stop):
+        take_turns(worker_jobs(services.settings), services, printer, services.stop, grace_seconds=grace_seconds)
     printer.summary("nothing to do")
 
 
-def _stop_on_signals() -> Stop:
-    stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+def take_turns(
+    jobs: Sequence[Job], services: Services, printer: Printer, stop: Stop, *, grace_seconds: float = 0.0
+) -> None:
+    """Do each job when its turn comes, the first time at once, until the end is asked for.
+
+    A job ends between two rows. One that then still hangs is left behind: others take over when its leases lapse.
+
+    :param grace_seconds: how long the rows in hand are waited for in the end
+    """
+    crew = [_Repetition(job, services, printer, stop) for job in jobs]
+    stop.wait()
+    ends_at = time.monotonic() + grace_seconds
+    for repetition in crew:
+        repetition.end(max(0.0, ends_at - time.monotonic()))
 
 
-def take_turns(jobs: Sequence[Job], services: Services, printer: Printer, stop: Stop) -> None:
-    """Do each job when its turn comes, the first time at once, until the end is asked for."""
-    due_at = dict.fromkeys(jobs, time.monotonic())
-    while not stop.is_set:
-        for job in jobs:
-            if due_at[job] <= time.monotonic() and not stop.is_set:
-                _take_turn(job, services, printer, stop)
-                due_at[job] = time.monotonic() + job.every_seconds
-        stop.wait(min(due_at.values()) - time.monotonic())
+class _Repetition:
+    """A job that is done again and again, in a thread of its own."""
+
+    def __init__(self, job: Job, services: Services, printer: Printer, stop: Stop) -> None:
+        self._job = job
+        self._stop = stop
+        self._bug: Exception | None = None
+        self._thread = threading.Thread(target=self._repeat, args=(services, printer), daemon=True)
+        self._thread.start()
+
+    def _repeat(self, services: Services, printer: Printer) -> None:
+        try:
+            while not self._stop.is_set:
+                _take_turn(self._job, services, printer)
+                self._stop.wait(self._job.every_seconds)
+        except Exception as error:
+            self._bug = error
+            self._stop.set()
+
+    def end(self, seconds: float) -> None:
+        """Wait for the job's end.
+
+        :raises Exception: what it ended with, where that was a bug.
+        """
+        self._thread.join(seconds)
+        if self._bug is not None:
+            raise self._bug
+        if self._thread.is_alive():
+            click.echo(f"left behind: {self._job.name}", err=True)
 
 
-def _take_turn(job: Job, services: Services, printer: Printer, stop: Stop) -> None:
+def _take_turn(job: Job, services: Services, printer: Printer) -> None:
     """Do a job once; while the database or an upstream is away, say so, and leave it to the next turn."""
     try:
-        for _ in job.work(services, printer):
-            if stop.is_set:
-                return
+        job.take_turn(services, printer)
+    except Stopping:
+        return
     except Exception as error:
         if not (isinstance(error, ServiceError) or is_database_outage(error)):
             raise

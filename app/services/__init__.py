@@ -1,12 +1,13 @@
 """The clients of the upstreams and the use cases."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
 from app.config import Settings
 from app.database import Database
 from app.services.concurrency import ConcurrencyLimit
+from app.services.stopping import Stop
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
 from app.services.upstreams.signing_secrets import SigningSecrets
@@ -24,6 +25,7 @@ class Services:
     runs: RunsClient
     stripe: Stripe
     upstream_limit: ConcurrencyLimit
+    stop: Stop = field(default_factory=Stop)
 
     @classmethod
     def connect(cls, settings: Settings, engine: Engine) -> "Services":

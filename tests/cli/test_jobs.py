@@ -12,6 +12,7 @@ from app.cli.jobs import Job, worker_jobs
 from app.cli.printing import Printer
 from app.config import Settings
 from app.services import Services
+from app.services.stopping import Stopping
 from tests.factories import intent
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event, paid_intent
@@ -29,7 +30,7 @@ def take_turn(services: Services, capsys: pytest.CaptureFixture[str]) -> Callabl
     """Does a job once, to its end, and returns what it printed."""
 
     def take(job: Job) -> str:
-        list(job.work(services, Printer(as_json=False)))
+        job.take_turn(services, Printer(as_json=False))
         return capsys.readouterr().out
 
     return take
@@ -143,9 +144,10 @@ class TestWaitingEvents:
         separate: Callable[[timedelta], None],
     ) -> None:
         separate(timedelta(days=3))
-        left = jobs["waiting events"].work(services, Printer(as_json=False))
-        next(left)
-        left.close()  # type: ignore[attr-defined]
+        services.stop.set()
+        with pytest.raises(Stopping):
+            take_turn(jobs["waiting events"])
+        services.stop.is_set = False
 
         separate(timedelta(days=3))
         assert take_turn(jobs["waiting events"]) == "joined events payments=1\n" * 2

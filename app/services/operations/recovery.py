@@ -1,4 +1,4 @@
-"""Recovery: operations that were left in the middle are claimed one by one and walked to their end.
+"""Recovery: operations that were left in the middle are claimed one by one and walked to their end, side by side.
 
 Costs are exactly once as long as runs-service no longer executes a call twice its timeout after it was sent: the run
 is read before a cost is added, and what was under way must show in it by then.
@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, null, or_, select, update
+from sqlalchemy import Text, all_, bindparam, case, func, null, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
 from app.errors import NoStripeKey, ServiceError, StripeRefusal, is_database_outage
 from app.models import Operation, Step, TrackingState
 from app.services import Services
+from app.services.concurrency import InHand, Work, side_by_side
 from app.services.events.receive import fold_again
 from app.services.operations.accept import RUNS_TO_SEARCH
 from app.services.operations.engine import (
@@ -40,7 +43,9 @@ from app.services.operations.operation import (
     held_operation,
     lease_of,
     reason_of,
+    release,
 )
+from app.services.stopping import Stopping
 from app.services.upstreams.call_context import CallContext, Deadline
 from app.services.upstreams.stripe import IdempotencyMismatch, ReplayedFailure
 
@@ -49,6 +54,8 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(hours=1)
 NO_PAUSE = timedelta()
+# What is said of an app or an operation alone: where the database is away, nothing further can be claimed either.
+DATABASE_TOO_SLOW = "the database did not do it in time"
 # How far Stripe's clock may be from our database's: to list too much of its objects costs nothing.
 STRIPE_CLOCK_SKEW = timedelta(seconds=60)
 
@@ -88,14 +95,20 @@ _NOW = Batch(select(func.now().label("now")))
 _is_due = Operation.recover_at.is_(None) | (Operation.recover_at <= func.now())
 # A holder that died may have sent a cost just before.
 _may_read_run = (Operation.step != Step.TAKEN) | (Operation.lease_until <= func.now() - bindparam("pause"))
+_left = (
+    Operation.lease_until <= func.coalesce(bindparam("lapsed_before", type_=TIMESTAMP(timezone=True)), func.now()),
+    or_(bindparam("only_id").is_(None), Operation.id == bindparam("only_id")),
+    or_(bindparam("at_once"), _is_due & _may_read_run),
+)
 # Any number of workers claim at once, each another row; the new token fences the former holder off. A run may have
-# been made that nobody knows, where Stripe was not asked yet.
+# been made that nobody knows, where Stripe was not asked yet. An app that has its share in hand is passed
+# over, and so is a run in hand: payments that share one would put each other off.
 _next = (
     select(Operation.id)
     .where(
-        Operation.lease_until <= bindparam("lapsed_before"),
-        or_(bindparam("only_id").is_(None), Operation.id == bindparam("only_id")),
-        or_(bindparam("at_once"), _is_due & _may_read_run),
+        *_left,
+        Operation.app_id != all_(bindparam("full_apps", type_=ARRAY(Text))),
+        func.coalesce(Operation.run_id, "") != all_(bindparam("runs_in_hand", type_=ARRAY(Text))),
     )
     .order_by(Operation.lease_until)
     .limit(1)
@@ -155,7 +168,11 @@ _UNSTICK = Batch(
 
 
 def command_context(command: str, services: Services) -> CallContext:
-    """On whose behalf a command calls upstreams; it has the deadline that a request has."""
+    """On whose behalf a command calls upstreams; it has the deadline that a request has.
+
+    :raises Stopping: when the process was asked to end; asked for before each page, this ends a list between two.
+    """
+    services.stop.check()
     deadline = Deadline.after(services.settings.request_deadline_seconds)
     return CallContext("COMMAND", command, uuid.uuid4().hex, deadline)
 
@@ -163,27 +180,35 @@ def command_context(command: str, services: Services) -> CallContext:
 def recover_operations(
     services: Services, kinds: Kinds, *, command: str, only_id: uuid.UUID | None = None, at_once: bool = False
 ) -> Iterator[Recovered]:
-    """Walk every operation whose lease has lapsed to its end, each at most once.
+    """Walk operations whose lease has lapsed to their end, until none is left that is due.
 
-    :param at_once: also those that were put off until later
+    Those whose lease lapses meanwhile are among them: what takes long for one app must not keep another's waiting.
+
+    :param at_once: also those that were put off until later; each one whose lease had lapsed at the beginning, once
     """
     # What is put off during the pass has a lease that ends after its beginning, and isn't claimed again.
-    (began_at,) = services.database.run(_NOW)
-    while True:
+    lapsed_before = services.database.run(_NOW)[0].now if at_once else None
+
+    def claim(in_hand: InHand) -> Work[Recovered] | None:
         context = command_context(command, services)
         claimed = services.database.run(
             _CLAIM,
             only_id=only_id,
             at_once=at_once,
-            lapsed_before=began_at.now,
+            lapsed_before=lapsed_before,
+            full_apps=in_hand.apps,
+            runs_in_hand=in_hand.alone_on,
             pause=ambiguity_pause(services),
             token=uuid.uuid4(),
             lease=lease_of(services),
         )
         if not claimed:
-            return
+            return None
         operation = held_operation(claimed[0])
-        yield recover(operation, kinds[operation.kind], services, context)
+        do = partial(recover, operation, kinds[operation.kind], services, context)
+        return Work(operation.app_id, do, alone_on=operation.run_id)
+
+    yield from side_by_side(claim, stop=services.stop)
 
 
 def recover(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> Recovered:
@@ -197,19 +222,26 @@ def recover(operation: HeldOperation, kind: Kind[Any], services: Services, conte
         return Recovered(operation.id, RecoveryOutcome.STUCK, str(error))
     except LeaseLost:
         return Recovered(operation.id, RecoveryOutcome.PUT_OFF, "another process has it")
+    except Stopping as stopping:
+        release(operation, services)
+        return Recovered(operation.id, RecoveryOutcome.PUT_OFF, str(stopping))
     except RunInUse:
         # Without a pause, during which those others would wait for this one.
         reason, pause = "other payments are using the run", NO_PAUSE
     except ServiceError as error:
         reason, pause = reason_of(error) or error.sentence, ambiguity_pause(services)
     except Exception as error:
-        # One operation that we can't handle must not keep the others waiting.
-        if is_database_outage(error):
-            raise
-        log.exception("operation %s can't be recovered", operation.id)
-        reason, pause = f"unexpected {type(error).__name__}, see the log", ambiguity_pause(services)
+        # One operation that we can't handle, or whose rows are locked, must not keep the others waiting.
+        reason, pause = _explain(operation, error), ambiguity_pause(services)
     _put_off(operation, services, reason=reason, pause=pause)
     return Recovered(operation.id, RecoveryOutcome.PUT_OFF, reason)
+
+
+def _explain(operation: HeldOperation, error: Exception) -> str:
+    if is_database_outage(error):
+        return DATABASE_TOO_SLOW
+    log.error("operation %s can't be recovered", operation.id, exc_info=error)
+    return f"unexpected {type(error).__name__}, see the log"
 
 
 def _advance(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> RecoveryOutcome:

@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Text, any_, bindparam, func, null, select, union_all, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Text, all_, any_, bindparam, func, null, select, union_all, update
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
 from app.errors import ServiceError
 from app.models import Operation, Payment, PaymentKind
 from app.services import Services
+from app.services.concurrency import InHand, Work, side_by_side
 from app.services.operations.operation import lease_of, reason_of
 from app.services.operations.recovery import command_context
 from app.services.payments.run_tracking import TASK_NAMES
@@ -23,24 +25,42 @@ log = logging.getLogger(__name__)
 # How far the clock of runs-service may be from our database's: a run that started just now must not be taken for one
 # that nobody knows.
 RUNS_CLOCK_SKEW = timedelta(seconds=5)
-BATCH = 100
 
-_SEARCHES = Batch(
-    select(
+_NOW = Batch(select(func.now().label("now")))
+# An app that has its share in hand is passed over, and so is an organisation in hand: its runs are listed together.
+_org_id = Operation.request["org_id"].astext
+_due = (
+    select(Operation.id, Operation.run_search_until)
+    .where(
+        Operation.run_search_until
+        <= func.coalesce(bindparam("before", type_=TIMESTAMP(timezone=True)), func.now()) - bindparam("lease"),
+        Operation.app_id != all_(bindparam("full_apps", type_=ARRAY(Text))),
+        _org_id != all_(bindparam("orgs_in_hand", type_=ARRAY(Text))),
+    )
+    .order_by(Operation.run_search_until)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+    .subquery()
+)
+# To search until later than that is as right, and a lease from now it is due again: so nobody else takes the search
+# up meanwhile, and one that fails is made again.
+_CLAIM = Batch(
+    update(Operation)
+    .where(Operation.id == _due.c.id)
+    .values(run_search_until=func.now())
+    .returning(
         Operation.id,
         Operation.kind,
         Operation.app_id,
-        Operation.request["org_id"].astext.label("org_id"),
+        _org_id.label("org_id"),
         Operation.run_search_from,
-        Operation.run_search_until,
+        _due.c.run_search_until,
+        Operation.run_search_until.label("claimed_at"),
     )
-    .where(Operation.run_search_until <= func.now() - bindparam("lease"))
-    .order_by(Operation.run_search_until)
-    .limit(BATCH)
 )
 _SEARCHED = Batch(
     update(Operation)
-    .where(Operation.id == bindparam("operation_id"), Operation.run_search_until == bindparam("searched_until"))
+    .where(Operation.id == bindparam("operation_id"), Operation.run_search_until == bindparam("claimed_at"))
     .values(run_search_from=null(), run_search_until=null())
 )
 _run_ids: Any = bindparam("run_ids", type_=ARRAY(Text))
@@ -53,21 +73,42 @@ _KNOWN_RUNS = Batch(
 )
 
 
-def end_orphan_runs(services: Services, *, command: str) -> Iterator[str]:
+def end_orphan_runs(services: Services, *, command: str, once: bool = True) -> Iterator[str]:
     """Fail the runs that no operation knows; yield their ids.
 
     Only what started more than a lease ago is looked at, so that no run of an operation in progress is among it.
+
+    :param once: only what is due at the beginning, each search once; else also what becomes due meanwhile
     """
-    for search in services.database.run(_SEARCHES, lease=lease_of(services) + RUNS_CLOCK_SKEW):
+    lease = lease_of(services) + RUNS_CLOCK_SKEW
+    before = services.database.run(_NOW)[0].now if once else None
+
+    def claim(in_hand: InHand) -> Work[list[str]] | None:
         context = command_context(command, services)
-        try:
-            for run_id in _unknown_runs(search, services, context):
-                services.runs.end(run_id, RunStatus.FAILED, context)
-                yield run_id
-        except ServiceError as error:
-            log.warning("runs of operation %s are searched for again later: %s", search.id, reason_of(error))
-            continue
-        services.database.run(_SEARCHED, operation_id=search.id, searched_until=search.run_search_until)
+        claimed = services.database.run(
+            _CLAIM, before=before, lease=lease, full_apps=in_hand.apps, orgs_in_hand=in_hand.alone_on
+        )
+        if not claimed:
+            return None
+        (search,) = claimed
+        return Work(search.app_id, partial(_search, search, services, context), alone_on=search.org_id)
+
+    for ended in side_by_side(claim, stop=services.stop):
+        yield from ended
+
+
+def _search(search: Any, services: Services, context: CallContext) -> list[str]:
+    """End the runs of one operation that it doesn't know; return their ids, also where not all could be ended."""
+    ended = []
+    try:
+        for run_id in _unknown_runs(search, services, context):
+            services.runs.end(run_id, RunStatus.FAILED, context)
+            ended.append(run_id)
+    except ServiceError as error:
+        log.warning("runs of operation %s are searched for again later: %s", search.id, reason_of(error))
+    else:
+        services.database.run(_SEARCHED, operation_id=search.id, claimed_at=search.claimed_at)
+    return ended
 
 
 def _unknown_runs(search: Any, services: Services, context: CallContext) -> list[str]:

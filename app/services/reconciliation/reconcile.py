@@ -1,25 +1,30 @@
 """Reconciliation: what webhooks may have lost is asked of Stripe, and fed to the same function as a webhook."""
 
 import logging
+import math
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.database import Batch
-from app.errors import ServiceError, is_database_outage
+from app.errors import DATABASE_ERRORS, ServiceError, is_database_outage
 from app.models import EventCursor, Payment
 from app.services import Services
+from app.services.concurrency import InHand, Work, side_by_side
 from app.services.events.receive import Outcome, receive_event
 from app.services.events.stripe_event import Event, NotAnEvent, read_event
 from app.services.events.stripe_object import id_of
 from app.services.operations.operation import LEASE, lease_of, reason_of
-from app.services.operations.recovery import command_context
+from app.services.operations.recovery import DATABASE_TOO_SLOW, command_context
 from app.services.reconciliation.object_events import read_object_events
+from app.services.stopping import Stopping
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource
 
@@ -127,11 +132,29 @@ _MOVE = Batch(update(EventCursor).where(_is_held).values(reconciled_until=bindpa
 _RELEASE = Batch(update(EventCursor).where(_is_held).values(lease_until=func.now()))
 
 
-def reconcile_apps(services: Services, *, command: str) -> Iterator[Reconciled]:
-    """Ask Stripe for what every app with payments may have missed; an app that fails doesn't stop the others."""
-    for app in services.database.run(_APPS):
-        if cursor := _claim(app.app_id, services):
-            yield _reconcile_app(cursor, services, command)
+def reconcile_apps(services: Services, *, command: str, again_after_seconds: float = math.inf) -> Iterator[Reconciled]:
+    """Ask Stripe for what every app with payments may have missed; an app that fails doesn't stop the others.
+
+    :param again_after_seconds: when the others have another turn while an app takes longer than that
+    """
+    app_ids, listed_at = iter(find_apps(services)), time.monotonic()
+
+    def claim(_: InHand) -> Work[Reconciled] | None:
+        nonlocal app_ids, listed_at
+        # An app is one piece of work, so none has more than one place.
+        for app_id in app_ids:
+            if cursor := _claim(app_id, services):
+                return Work(app_id, partial(_reconcile_app, cursor, services, command))
+        if time.monotonic() - listed_at >= again_after_seconds:
+            app_ids, listed_at = iter(find_apps(services)), time.monotonic()
+        return None
+
+    yield from side_by_side(claim, stop=services.stop)
+
+
+def find_apps(services: Services) -> list[str]:
+    """The apps that have payments."""
+    return [app.app_id for app in services.database.run(_APPS)]
 
 
 def _claim(app_id: str, services: Services) -> HeldCursor | None:
@@ -149,14 +172,22 @@ def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reco
     done = Reconciled(cursor.app_id, objects_read=cursor.is_too_old)
     try:
         for event in _events(cursor, services, command):
+            services.stop.check()
             done = _receive(done, event, services)
+        _execute(_MOVE, cursor, services, until=cursor.now)
     except Exception as error:
-        if is_database_outage(error):
-            raise
-        _execute(_RELEASE, cursor, services)
+        # An app that we can't handle, or of which a row is locked, must not keep the others waiting.
+        _leave(cursor, services)
         return replace(done, error=_explain(cursor, error))
-    _execute(_MOVE, cursor, services, until=cursor.now)
     return done
+
+
+def _leave(cursor: HeldCursor, services: Services) -> None:
+    """Let the app go; if that fails, the lease lapses by itself."""
+    try:
+        _execute(_RELEASE, cursor, services)
+    except DATABASE_ERRORS:
+        log.warning("the lease of the cursor of app %s could not be ended; it lapses by itself", cursor.app_id)
 
 
 def _receive(done: Reconciled, event: Event | None, services: Services) -> Reconciled:
@@ -170,6 +201,10 @@ def _receive(done: Reconciled, event: Event | None, services: Services) -> Recon
 def _explain(cursor: HeldCursor, error: Exception) -> str:
     if isinstance(error, ServiceError):
         return reason_of(error) or error.sentence
+    if isinstance(error, Stopping):
+        return str(error)
+    if is_database_outage(error):
+        return DATABASE_TOO_SLOW
     log.error("app %s can't be reconciled", cursor.app_id, exc_info=error)
     return f"unexpected {type(error).__name__}, see the log"
 

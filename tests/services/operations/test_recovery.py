@@ -177,6 +177,37 @@ class TestAsked:
         assert_balanced(db, stand_ins)
         dispose(patient)
 
+    def test_it_stops_between_two_pages_and_leaves_the_operation_to_whoever_comes_next(
+        self,
+        client: FlaskClient,
+        services: Services,
+        stand_ins: StandIns,
+        db: Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Fails when a worker that is to end lists a busy account to its end."""
+        monkeypatch.setattr("app.services.upstreams.stripe.PAGE_SIZE", 1)
+        stand_ins.fault("stripe", "reset", method="POST", executed=True)
+        client.post("/payment-intent/create", json=intent())
+        for _ in range(4):
+            client.post("/payment-intent/create", json=intent())
+        db.execute(text("UPDATE operations SET asked_at = asked_at - interval '24 hours' WHERE step = 'asked'"))
+        list_as_shown = services.stripe.list_as_shown
+
+        def stop_after_one(*arguments: Any, **options: Any) -> Iterator[object]:
+            for listed in list_as_shown(*arguments, **options):
+                services.stop.set()
+                yield listed
+
+        monkeypatch.setattr(services.stripe, "list_as_shown", stop_after_one)
+        (done,) = recover(services, db)
+
+        assert (done.outcome, done.reason) == ("put off", "stopped before the end")
+        pages = [entry for entry in stand_ins.ledger("stripe") if entry["method"] == "GET"]
+        assert len(pages) == 1
+        left = text("SELECT step, recovery_tries, lease_until <= now() AS is_free FROM operations WHERE step = 'asked'")
+        assert tuple(db.execute(left).one()) == ("asked", 0, True)
+
     def test_it_keeps_a_refusal_as_the_answer(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
     ) -> None:
@@ -314,6 +345,45 @@ class TestClaim:
 
         assert len({one.operation_id for one in itertools.chain(*found)}) == 20
         assert len(found[0]) + len(found[1]) == 20
+        assert_balanced(db, stand_ins)
+
+    def test_two_operations_on_one_run_never_put_each_other_off(
+        self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
+    ) -> None:
+        """Fails when a run that is in hand isn't passed over: each would find the other in other hands."""
+        run_id = stand_ins.new_run()
+        stand_ins.fault("runs-service", "reset", path="/costs$", times=6)
+        for _ in range(6):
+            client.post("/payment-intent/create", json=intent(orgId=..., runId=run_id))
+        stand_ins.fault("runs-service", "delay", method="GET", seconds=0.1, executed=True, times=0)
+
+        assert outcomes(recover(services, db)) == ["settled"] * 6
+        assert len(stand_ins.runs()[run_id]["costs"]) == 6
+
+    def test_a_payment_that_is_locked_is_put_off_and_stops_no_other(
+        self,
+        client: FlaskClient,
+        services: Services,
+        stand_ins: StandIns,
+        db: Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Fails when a lock is taken for an outage of the database, which ends the pass."""
+        monkeypatch.setattr("app.database._BEGIN", "BEGIN; SET LOCAL lock_timeout = '200ms'; ")
+        stand_ins.fault("stripe", "reset", method="POST", executed=True, times=4)
+        for _ in range(4):
+            client.post("/payment-intent/create", json=intent())
+        with services.database.engine.connect() as holder:
+            lock = (
+                "SELECT 1 FROM payments WHERE id = (SELECT id FROM operations ORDER BY lease_until LIMIT 1) FOR UPDATE"
+            )
+            holder.exec_driver_sql(f"BEGIN; {lock}")
+            done = recover(services, db)
+            holder.exec_driver_sql("ROLLBACK")
+
+        assert sorted(outcomes(done)) == ["put off", "taken", "taken", "taken"]
+        assert [one.reason for one in done if one.reason] == ["the database did not do it in time"]
+        assert outcomes(recover(services, db)) == ["taken"]
         assert_balanced(db, stand_ins)
 
     def test_a_former_holder_writes_nothing(
