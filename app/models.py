@@ -302,3 +302,17 @@ class EventCursor(Base):
     reconciled_until: Mapped[datetime | None]
     lease_token: Mapped[uuid.UUID]
     lease_until: Mapped[datetime]
+    # The window that is being read, where one was left in its middle: what it reaches from and to, the types of events
+    # that are left to ask for, and the last event that was read of the first of them.
+    window_since: Mapped[datetime | None]
+    window_until: Mapped[datetime | None]
+    types_left: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    last_event_id: Mapped[str | None] = mapped_column(String(255))
+
+    __table_args__ = (
+        CheckConstraint(
+            "(window_since IS NULL) = (window_until IS NULL) AND (window_since IS NULL) = (types_left IS NULL)"
+            " AND (last_event_id IS NULL OR window_since IS NOT NULL)",
+            name="window_is_whole",
+        ),
+    )

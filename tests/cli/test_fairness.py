@@ -1,5 +1,6 @@
 """`flask worker` as a process, while all that is asked for one app hangs: what is left of others is done meanwhile."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from tests.stand_ins import StandIns
 
 FINISHED_OF = text("SELECT count(*) FROM operations WHERE app_id = :app_id AND step = 'finished'")
 NEVER_TRIED = text("SELECT count(*) FROM operations WHERE app_id = 'slow' AND recovery_tries = 0 AND step = 'asked'")
+PLACE = text("SELECT last_event_id FROM event_cursors WHERE app_id = 'shop'")
 
 # Longer than a test waits, so that what hangs hangs to its end.
 PATIENT = {"STRIPE_TIMEOUT_SECONDS": "60", "UPSTREAM_TIMEOUT_SECONDS": "60"}
@@ -146,3 +148,50 @@ class TestOrphanRuns:
             due_now = search.replace("1 day", "65 seconds")
             db.execute(text(f"{due_now} WHERE app_id = 'shop' AND request ->> 'org_id' IS NOT NULL"))
             worker.wait_until(lambda: db.execute(left, {"app_id": "shop"}).scalar_one() == 0, what="another search")
+
+
+class TestEnd:
+    @pytest.fixture
+    def busy_payment(self, client: FlaskClient, stand_ins: StandIns) -> str:
+        """A payment whose events fill more than one page of 100 while no webhook arrives."""
+        made = client.post("/payment-intent/create", json=intent(orgId=...)).json["paymentIntentId"]
+        stand_ins.control(f"intents/{made}/pay")
+        for _ in range(60):
+            stand_ins.control(f"charges/{made}/refund", amount=1)
+        return str(made)
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+    def test_a_worker_that_ends_in_the_middle_of_a_page_ends_soon_and_the_next_goes_on_behind_the_page_before(
+        self,
+        environment: dict[str, str],
+        db: Connection,
+        stand_ins: StandIns,
+        busy_payment: str,
+        hang_for: Callable[[bytes], HangsFor],
+        number: signal.Signals,
+        status: int,
+    ) -> None:
+        """Fails when a worker is ended by nothing but the last page, and when the next one begins with the first."""
+        proxy = hang_for(b"starting_after")
+        impatient = behind(proxy, environment, STRIPE_TIMEOUT_SECONDS="2")
+        with Command.start("worker", environment=impatient) as worker:
+            worker.wait_until(lambda: proxy.hanging, what="the second page")
+            began_at = time.monotonic()
+            assert worker.end(number) == status
+            assert time.monotonic() - began_at < 10
+        assert db.execute(PLACE).scalar_one() is not None
+        db.execute(text("UPDATE event_cursors SET lease_until = now()"))
+        pages = self._pages(stand_ins)
+        assert pages == 1
+
+        with Command.start("worker", environment=environment) as worker:
+            worker.wait_until(lambda: db.execute(PLACE).scalar_one() is None, what="the rest")
+            assert worker.end() == 0
+        # The second page of the first types, and one of the others.
+        assert self._pages(stand_ins) == pages + 2
+        (account,) = stand_ins.state()["accounts"].values()
+        stored = text("SELECT count(*) FROM stripe_events WHERE id LIKE 'evt_%'")
+        assert db.execute(stored).scalar_one() == len(account["objects"]["event"])
+
+    def _pages(self, stand_ins: StandIns) -> int:
+        return sum(entry["path"] == "/v1/events" for entry in stand_ins.ledger("stripe"))

@@ -174,7 +174,12 @@ class WholeLife(RuleBasedStateMachine):
         self.stand_ins.control("clock", advance=hours * 3600)
         self.db.execute(text("UPDATE operations SET asked_at = asked_at - :h * interval '1 hour'"), {"h": hours})
         self.db.execute(
-            text("UPDATE event_cursors SET reconciled_until = reconciled_until - :h * interval '1 hour'"), {"h": hours}
+            text(
+                "UPDATE event_cursors SET reconciled_until = reconciled_until - :h * interval '1 hour',"
+                " window_since = window_since - :h * interval '1 hour',"
+                " window_until = window_until - :h * interval '1 hour'"
+            ),
+            {"h": hours},
         )
 
     @invariant()

@@ -1,11 +1,17 @@
-"""Reconciliation: what webhooks may have lost is asked of Stripe, and fed to the same function as a webhook."""
+"""Reconciliation: what webhooks may have lost is asked of Stripe, and fed to the same function as a webhook.
+
+Of each app a window of time is read, page by page. Where the reading stops, at an error or at the end of the process,
+the next pass goes on in the same window, after the last event that was read; only a window that was read to its end
+moves the cursor. Stripe lists the newest first: what it lists after an event is older, so what happens meanwhile
+shifts nothing, and is read in the next window.
+"""
 
 import logging
 import math
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -26,7 +32,7 @@ from app.services.operations.recovery import DATABASE_TOO_SLOW, command_context
 from app.services.reconciliation.object_events import read_object_events
 from app.services.stopping import Stopping
 from app.services.upstreams.call_context import CallContext
-from app.services.upstreams.stripe import Resource
+from app.services.upstreams.stripe import NoSuchObject, Resource
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +91,60 @@ class Reconciled:
     error: str | None = None
 
 
+@dataclass
+class Window:
+    """A span of time in which events may have been missed, and how far the reading of it has come.
+
+    :param since: where it begins; only this bounds the list, whose later end is where the reading of it began
+    :param until: up to when events were read, once all of it is read
+    :param types_left: the types of events to ask for, of which the first `MAX_TYPES` are being read
+    :param last_event_id: the last event of these that was received; those listed after it are left
+    """
+
+    since: datetime
+    until: datetime
+    types_left: list[str] = field(default_factory=lambda: list(EVENT_TYPES))
+    last_event_id: str | None = None
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """What Stripe is asked for next. https://docs.stripe.com/api/events/list"""
+        filters = {"types": self.types_left[:MAX_TYPES], "created": {"gte": int(self.since.timestamp())}}
+        return filters | ({"starting_after": self.last_event_id} if self.last_event_id else {})
+
+    def pass_over(self, event: Event) -> None:
+        """Go on behind an event that was received."""
+        self.last_event_id = event.id
+
+    def end_types(self) -> None:
+        """Go on to the next types."""
+        self.types_left, self.last_event_id = self.types_left[MAX_TYPES:], None
+
+    def place(self) -> dict[str, Any]:
+        """The columns that keep it; where nothing was read yet, a later pass may as well read up to a later time."""
+        if self.last_event_id is None and len(self.types_left) == len(EVENT_TYPES):
+            return NOWHERE
+        return {
+            "window_since": self.since,
+            "window_until": self.until,
+            "types_left": self.types_left,
+            "last_event_id": self.last_event_id,
+        }
+
+
 @dataclass(frozen=True)
 class HeldCursor:
     """An app whose reconciliation this process has to itself."""
 
     app_id: str
     token: uuid.UUID
-    reconciled_until: datetime
     now: datetime
-
-    @property
-    def since(self) -> datetime:
-        """From when on events may have been missed."""
-        return self.reconciled_until - OVERLAP
+    window: Window
 
     @property
     def is_too_old(self) -> bool:
         """Whether events may have been missed that Stripe lists no more."""
-        return self.since < self.now - EVENTS_LISTED
+        return self.window.since < self.now - EVENTS_LISTED
 
 
 # One entry of the index for each app, however many payments it has.
@@ -113,13 +155,18 @@ _next_app = (
 _apps = _first_app.union_all(select(_next_app).where(_first_app.c.app_id.is_not(None)))
 _APPS = Batch(select(_apps.c.app_id).where(_apps.c.app_id.is_not(None)))
 
+_WINDOW = ("window_since", "window_until", "types_left", "last_event_id")
+_window_columns = [getattr(EventCursor, name) for name in _WINDOW]
+_kept_place = {column.key: bindparam(column.key, type_=column.type) for column in _window_columns}
+NOWHERE = dict.fromkeys(_WINDOW)
+
 _new_cursor = insert(EventCursor).values(app_id=bindparam("app_id"), lease_token=bindparam("token"), lease_until=LEASE)
 _CLAIM = Batch(
     _new_cursor.on_conflict_do_update(
         index_elements=[EventCursor.app_id],
         set_={"lease_token": _new_cursor.excluded.lease_token, "lease_until": _new_cursor.excluded.lease_until},
         where=EventCursor.lease_until <= func.now(),
-    ).returning(EventCursor.reconciled_until, func.now().label("now"))
+    ).returning(EventCursor.reconciled_until, *_window_columns, func.now().label("now"))
 )
 
 _FIRST_PAYMENT = Batch(
@@ -127,12 +174,30 @@ _FIRST_PAYMENT = Batch(
 )
 
 _is_held = (EventCursor.app_id == bindparam("of_app")) & (EventCursor.lease_token == bindparam("token"))
-_EXTEND = Batch(update(EventCursor).where(_is_held).values(lease_until=LEASE).returning(EventCursor.app_id))
-_MOVE = Batch(update(EventCursor).where(_is_held).values(reconciled_until=bindparam("until"), lease_until=func.now()))
-_RELEASE = Batch(update(EventCursor).where(_is_held).values(lease_until=func.now()))
+_EXTEND = Batch(
+    update(EventCursor).where(_is_held).values(_kept_place | {"lease_until": LEASE}).returning(EventCursor.app_id)
+)
+_RELEASE = Batch(update(EventCursor).where(_is_held).values(_kept_place | {"lease_until": func.now()}))
+# Where the version before works beside this one, it may have moved the cursor further meanwhile.
+_MOVE = Batch(
+    update(EventCursor)
+    .where(_is_held)
+    .values(
+        NOWHERE
+        | {
+            "reconciled_until": func.greatest(EventCursor.reconciled_until, bindparam("until")),
+            "lease_until": func.now(),
+        }
+    )
+)
 
 
-def reconcile_apps(services: Services, *, command: str, again_after_seconds: float = math.inf) -> Iterator[Reconciled]:
+def reconcile_apps(
+    services: Services,
+    *,
+    command: str,
+    again_after_seconds: float = math.inf,
+) -> Iterator[Reconciled]:
     """Ask Stripe for what every app with payments may have missed; an app that fails doesn't stop the others.
 
     :param again_after_seconds: when the others have another turn while an app takes longer than that
@@ -163,9 +228,18 @@ def _claim(app_id: str, services: Services) -> HeldCursor | None:
     if not claimed:
         return None
     row = claimed[0]
+    return HeldCursor(app_id, token, row.now, _left_window(row) or _new_window(row, app_id, services))
+
+
+def _left_window(row: Any) -> Window | None:
+    """The window that a pass before left in its middle."""
+    return row.window_until and Window(row.window_since, row.window_until, row.types_left, row.last_event_id)
+
+
+def _new_window(row: Any, app_id: str, services: Services) -> Window:
     # An app that was never reconciled may have missed whatever happened since its first payment.
     since = row.reconciled_until or services.database.run(_FIRST_PAYMENT, app_id=app_id)[0].created_at
-    return HeldCursor(app_id, token, since, row.now)
+    return Window(since - OVERLAP, row.now)
 
 
 def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reconciled:
@@ -174,18 +248,21 @@ def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reco
         for event in _events(cursor, services, command):
             services.stop.check()
             done = _receive(done, event, services)
-        _execute(_MOVE, cursor, services, until=cursor.now)
+        _execute(_MOVE, cursor, services, until=cursor.window.until)
     except Exception as error:
         # An app that we can't handle, or of which a row is locked, must not keep the others waiting.
-        _leave(cursor, services)
+        _leave(cursor, services, is_lost=isinstance(error, NoSuchObject))
         return replace(done, error=_explain(cursor, error))
     return done
 
 
-def _leave(cursor: HeldCursor, services: Services) -> None:
-    """Let the app go; if that fails, the lease lapses by itself."""
+def _leave(cursor: HeldCursor, services: Services, *, is_lost: bool) -> None:
+    """Let the app go, for a pass that goes on where this one stopped; if that fails, the lease lapses by itself.
+
+    :param is_lost: Stripe no longer lists the event after which to go on, so that the window is begun anew
+    """
     try:
-        _execute(_RELEASE, cursor, services)
+        _execute(_RELEASE, cursor, services, **(NOWHERE if is_lost else cursor.window.place()))
     except DATABASE_ERRORS:
         log.warning("the lease of the cursor of app %s could not be ended; it lapses by itself", cursor.app_id)
 
@@ -216,13 +293,17 @@ def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Ev
         _extend(cursor, services)
         return command_context(command, services)
 
-    for start in range(0, len(EVENT_TYPES), MAX_TYPES):
-        types = list(EVENT_TYPES[start : start + MAX_TYPES])
-        filters = {"types": types, "created": {"gte": int(cursor.since.timestamp())}}
-        for listed in services.stripe.list_as_shown(EVENTS, cursor.app_id, filters, new_context=new_context):
-            yield _readable(listed, cursor)
+    window = cursor.window
+    while window.types_left:
+        for listed in services.stripe.list_as_shown(EVENTS, cursor.app_id, window.filters, new_context=new_context):
+            event = _readable(listed, cursor)
+            yield event
+            # Who asks for the next one has received this one.
+            if event:
+                window.pass_over(event)
+        window.end_types()
     if cursor.is_too_old:
-        yield from read_object_events(cursor.app_id, since=cursor.since, services=services, new_context=new_context)
+        yield from read_object_events(cursor.app_id, since=window.since, services=services, new_context=new_context)
 
 
 def _readable(listed: object, cursor: HeldCursor) -> Event | None:
@@ -243,7 +324,8 @@ class CursorLost(ServiceError):
 
 
 def _extend(cursor: HeldCursor, services: Services) -> None:
-    if not _execute(_EXTEND, cursor, services, lease=lease_of(services)):
+    """Keep the app, and the place in its window, before a page is asked for."""
+    if not _execute(_EXTEND, cursor, services, lease=lease_of(services), **cursor.window.place()):
         raise CursorLost
 
 
