@@ -1,11 +1,14 @@
-"""How commands print: a line a thing, a summary, a table; or JSON, an object a line."""
+"""How commands print: a line a thing, a summary, a table; or JSON, an object a line; and what is left, to a person."""
 
+import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 import orjson
+
+T = TypeVar("T")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for programs.")
 
@@ -43,6 +46,54 @@ class Printer:
 
 def _word(value: object) -> str:
     return "->".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class Progress:
+    """Shows how much is left, in one line on standard error, while that is a terminal; elsewhere it shows nothing.
+
+    :param what: what is counted, such as `apps`
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._left = 0
+        self._note = ""
+        self._is_shown = sys.stderr.isatty()
+        # Whoever prints something else meanwhile has the line to itself.
+        self._lock = threading.Lock()
+
+    def over(self, done: Iterable[T], *, count: Callable[[], int]) -> Iterator[T]:
+        """The same things, each as it is done.
+
+        :param count: gives how many there will be; it is only asked where that is shown
+        """
+        if not self._is_shown:
+            yield from done
+            return
+        self._left = count()
+        self._show()
+        for thing in done:
+            with self._lock:
+                self._write("")
+                yield thing
+            # More may come up meanwhile.
+            self._left = max(0, self._left - 1)
+            self._show()
+        self._write("")
+
+    def note(self, name: str, share_left: float) -> None:
+        """Say how much is left of one of the things, from 1 to 0."""
+        self._note = f"; of {name} {share_left:.0%}"
+        self._show()
+
+    def _show(self) -> None:
+        if self._is_shown:
+            with self._lock:
+                self._write(f"{self._left} {self._what} left{self._note}")
+
+    def _write(self, line: str) -> None:
+        # To the beginning of the line, and what stands there is erased.
+        click.echo(f"\r\x1b[K{line}", nl=False, err=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

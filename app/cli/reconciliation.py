@@ -4,10 +4,10 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.configured import configured_services
-from app.cli.printing import Printer, as_json
+from app.cli.printing import Printer, Progress, as_json
 from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
-from app.services.reconciliation.reconcile import Reconciled, reconcile_apps
+from app.services.reconciliation.reconcile import Reconciled, find_apps, reconcile_apps
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
 
 
@@ -31,8 +31,9 @@ def reconcile(as_json: bool) -> None:
 
 def _reconcile_apps(services: Services, printer: Printer) -> bool:
     """Reconcile every app; return whether one failed."""
-    failed = False
-    for app in reconcile_apps(services, command="flask reconcile"):
+    failed, progress = False, Progress("apps")
+    reconciled = reconcile_apps(services, command="flask reconcile", on_page=progress.note)
+    for app in progress.over(reconciled, count=lambda: len(find_apps(services))):
         print_reconciled(app, printer)
         failed = failed or app.error is not None
     return failed

@@ -6,10 +6,10 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.configured import configured_services
-from app.cli.printing import Printer, as_json
+from app.cli.printing import Printer, Progress, as_json
 from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
-from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
+from app.services.operations.recovery import Recovered, RecoveryOutcome, count_left, recover_operations
 from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 
@@ -27,14 +27,19 @@ def recover(payment_id: uuid.UUID | None, as_json: bool) -> None:
     """
     services, printer = configured_services(), Printer(as_json=as_json)
     with stopping_on_signals(services.stop):
-        for recovered in recover_operations(services, KINDS, command=COMMAND, only_id=payment_id, at_once=True):
-            print_recovered(recovered, printer)
+        _recover_operations(payment_id, services, printer)
         if payment_id is None:
             _end_orphan_runs(services, printer)
     printer.summary("nothing to recover")
     require_end(services.stop)
     if printer.counts.get(RecoveryOutcome.STUCK):
         raise SystemExit(1)
+
+
+def _recover_operations(only_id: uuid.UUID | None, services: Services, printer: Printer) -> None:
+    recovered = recover_operations(services, KINDS, command=COMMAND, only_id=only_id, at_once=True)
+    for one in Progress("operations").over(recovered, count=lambda: count_left(services, only_id=only_id)):
+        print_recovered(one, printer)
 
 
 def _end_orphan_runs(services: Services, printer: Printer) -> None:

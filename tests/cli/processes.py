@@ -31,8 +31,13 @@ class Command:
 
     @classmethod
     @contextmanager
-    def start(cls, *arguments: str, environment: Mapping[str, str]) -> "Iterator[Command]":
-        """Start it, and end it by its process id."""
+    def start(
+        cls, *arguments: str, environment: Mapping[str, str], stderr_to: int | None = None
+    ) -> "Iterator[Command]":
+        """Start it, and end it by its process id.
+
+        :param stderr_to: a file descriptor that gets what it complains of, which `complained` then doesn't know
+        """
         # Files and not pipes: nobody reads while it writes, and a full pipe would stop it.
         with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
             process = subprocess.Popen(
@@ -40,7 +45,7 @@ class Command:
                 cwd=ROOT,
                 env={**clean_environment(), **environment},
                 stdout=stdout,
-                stderr=stderr,
+                stderr=stderr if stderr_to is None else stderr_to,
                 text=True,
             )
             try:

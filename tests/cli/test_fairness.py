@@ -1,5 +1,7 @@
 """`flask worker` as a process, while all that is asked for one app hangs: what is left of others is done meanwhile."""
 
+import os
+import pty
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -195,3 +197,62 @@ class TestEnd:
 
     def _pages(self, stand_ins: StandIns) -> int:
         return sum(entry["path"] == "/v1/events" for entry in stand_ins.ledger("stripe"))
+
+
+class TestProgress:
+    def _run(self, *arguments: str, environment: dict[str, str]) -> str:
+        """What a command shows on standard error where that is a terminal."""
+        terminal, error = pty.openpty()
+        with Command.start(*arguments, environment=environment, stderr_to=error) as command:
+            os.close(error)
+            shown = b"".join(_read_all(terminal)).decode()
+            assert command.process.wait(60) == 0
+        os.close(terminal)
+        return shown
+
+    def test_recover_shows_how_many_are_left(
+        self, environment: dict[str, str], leave_asked: Callable[..., list[str]]
+    ) -> None:
+        leave_asked(2)
+
+        shown = self._run("recover", environment=environment)
+
+        lines = [line for line in shown.split("\r\x1b[K") if line]
+        assert lines == ["2 operations left", "1 operations left", "0 operations left"]
+
+    def test_reconcile_shows_how_many_apps_are_left_and_how_much_of_one(
+        self, environment: dict[str, str], client: FlaskClient
+    ) -> None:
+        client.post("/payment-intent/create", json=intent())
+
+        shown = self._run("reconcile", environment=environment)
+
+        lines = [line for line in shown.split("\r\x1b[K") if line]
+        assert lines == [
+            "1 apps left",
+            "1 apps left; of shop 100%",
+            "1 apps left; of shop 23%",
+            "0 apps left; of shop 23%",
+        ]
+
+    @pytest.mark.parametrize("command", ["recover", "reconcile"])
+    def test_nothing_is_shown_where_it_is_no_terminal(
+        self, environment: dict[str, str], leave_asked: Callable[..., list[str]], command: str
+    ) -> None:
+        leave_asked(1)
+        with Command.start(command, environment=environment) as running:
+            assert running.process.wait(60) == 0
+            assert running.complained() == []
+
+
+def _read_all(terminal: int) -> Iterator[bytes]:
+    """All that is written to a terminal, until nobody has it open any more."""
+    while True:
+        try:
+            part = os.read(terminal, 65_536)
+        except OSError:
+            # Linux says so where others give an end of file.
+            return
+        if not part:
+            return
+        yield part

@@ -114,6 +114,7 @@ _next = (
     .limit(1)
     .with_for_update(skip_locked=True)
 )
+_COUNT_LEFT = Batch(select(func.count().label("count")).select_from(Operation).where(*_left))
 _may_have_made_run = Operation.step == Step.ACCEPTED
 _CLAIM = Batch(
     update(Operation)
@@ -209,6 +210,12 @@ def recover_operations(
         return Work(operation.app_id, do, alone_on=operation.run_id)
 
     yield from side_by_side(claim, stop=services.stop)
+
+
+def count_left(services: Services, *, only_id: uuid.UUID | None = None) -> int:
+    """How many operations there are whose lease has lapsed, also those that were put off until later."""
+    values = {"only_id": only_id, "at_once": True, "lapsed_before": None, "pause": NO_PAUSE}
+    return int(services.database.run(_COUNT_LEFT, **values)[0].count)
 
 
 def recover(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> Recovered:

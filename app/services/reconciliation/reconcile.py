@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -72,6 +72,8 @@ EVENT_TYPES = (
     "invoice_payment.paid",
 )
 
+OnPage = Callable[[str, float], None]
+
 
 @dataclass(frozen=True)
 class Reconciled:
@@ -99,12 +101,22 @@ class Window:
     :param until: up to when events were read, once all of it is read
     :param types_left: the types of events to ask for, of which the first `MAX_TYPES` are being read
     :param last_event_id: the last event of these that was received; those listed after it are left
+    :param read_back_to: when that event was created, in seconds since 1970, where this pass has received it
     """
 
     since: datetime
     until: datetime
     types_left: list[str] = field(default_factory=lambda: list(EVENT_TYPES))
     last_event_id: str | None = None
+    read_back_to: int | None = None
+
+    @property
+    def share_left(self) -> float:
+        """How much of it is left to read, from 1 to 0, as far as the times of events tell."""
+        since, until = self.since.timestamp(), self.until.timestamp()
+        read = (until - (self.read_back_to or until)) / (until - since)
+        types_read = min(MAX_TYPES, len(self.types_left)) * min(1.0, max(0.0, read))
+        return (len(self.types_left) - types_read) / len(EVENT_TYPES)
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -114,11 +126,11 @@ class Window:
 
     def pass_over(self, event: Event) -> None:
         """Go on behind an event that was received."""
-        self.last_event_id = event.id
+        self.last_event_id, self.read_back_to = event.id, event.created
 
     def end_types(self) -> None:
         """Go on to the next types."""
-        self.types_left, self.last_event_id = self.types_left[MAX_TYPES:], None
+        self.types_left, self.last_event_id, self.read_back_to = self.types_left[MAX_TYPES:], None, None
 
     def place(self) -> dict[str, Any]:
         """The columns that keep it; where nothing was read yet, a later pass may as well read up to a later time."""
@@ -197,10 +209,12 @@ def reconcile_apps(
     *,
     command: str,
     again_after_seconds: float = math.inf,
+    on_page: OnPage = lambda app_id, share_left: None,
 ) -> Iterator[Reconciled]:
     """Ask Stripe for what every app with payments may have missed; an app that fails doesn't stop the others.
 
     :param again_after_seconds: when the others have another turn while an app takes longer than that
+    :param on_page: told before each page which app it is of, and how much of it is left, from 1 to 0
     """
     app_ids, listed_at = iter(find_apps(services)), time.monotonic()
 
@@ -209,7 +223,7 @@ def reconcile_apps(
         # An app is one piece of work, so none has more than one place.
         for app_id in app_ids:
             if cursor := _claim(app_id, services):
-                return Work(app_id, partial(_reconcile_app, cursor, services, command))
+                return Work(app_id, partial(_reconcile_app, cursor, services, command, on_page))
         if time.monotonic() - listed_at >= again_after_seconds:
             app_ids, listed_at = iter(find_apps(services)), time.monotonic()
         return None
@@ -242,10 +256,10 @@ def _new_window(row: Any, app_id: str, services: Services) -> Window:
     return Window(since - OVERLAP, row.now)
 
 
-def _reconcile_app(cursor: HeldCursor, services: Services, command: str) -> Reconciled:
+def _reconcile_app(cursor: HeldCursor, services: Services, command: str, on_page: OnPage) -> Reconciled:
     done = Reconciled(cursor.app_id, objects_read=cursor.is_too_old)
     try:
-        for event in _events(cursor, services, command):
+        for event in _events(cursor, services, command, on_page):
             services.stop.check()
             done = _receive(done, event, services)
         _execute(_MOVE, cursor, services, until=cursor.window.until)
@@ -286,11 +300,12 @@ def _explain(cursor: HeldCursor, error: Exception) -> str:
     return f"unexpected {type(error).__name__}, see the log"
 
 
-def _events(cursor: HeldCursor, services: Services, command: str) -> Iterator[Event | None]:
+def _events(cursor: HeldCursor, services: Services, command: str, on_page: OnPage) -> Iterator[Event | None]:
     """What may have been missed; None for each thing that Stripe lists and that is no event."""
 
     def new_context() -> CallContext:
         _extend(cursor, services)
+        on_page(cursor.app_id, cursor.window.share_left)
         return command_context(command, services)
 
     window = cursor.window

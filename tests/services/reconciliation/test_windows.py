@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from app.config import Settings
 from app.services import Services
 from app.services.reconciliation import reconcile as module
-from app.services.reconciliation.reconcile import EVENT_TYPES, Reconciled, reconcile_apps
+from app.services.reconciliation.reconcile import EVENT_TYPES, Reconciled, Window, reconcile_apps
 from tests.factories import intent
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
@@ -271,6 +272,28 @@ class TestHang:
 
 
 class TestWindow:
+    def test_what_is_left_of_it_shrinks_with_each_event_and_each_list(self) -> None:
+        until = datetime.fromisoformat("2026-01-02T00:00:00+00:00")
+        window = Window(until - timedelta(days=1), until)
+        shares = [window.share_left]
+        for hours in (6, 12):
+            event = module.read_event(
+                {
+                    "id": "evt_1",
+                    "type": "charge.updated",
+                    "created": int((until - timedelta(hours=hours)).timestamp()),
+                    "data": {"object": {}},
+                }
+            )
+            window.pass_over(event)
+            shares.append(window.share_left)
+        window.end_types()
+        shares.append(window.share_left)
+        window.end_types()
+
+        assert shares == [1.0, 21 / 26, 16 / 26, 6 / 26]
+        assert window.share_left == 0
+
     @pytest.mark.parametrize("columns", ["window_since = now()", "last_event_id = 'evt_1'", "types_left = '{}'"])
     def test_the_database_keeps_no_part_of_one(
         self, client: FlaskClient, services: Services, db: Connection, live: Callable[..., int], columns: str
