@@ -73,9 +73,9 @@ class ConcurrencyLimit:
     """
 
     def __init__(self, threads: int) -> None:
-        # Of 32 threads 28, and the last 4 contested: 24 creates of one app at a time are never refused while no other
-        # app has any, and leave places to those.
-        self._places = Places(max(1, threads * 7 // 8), contested=max(1, threads // 8))
+        # Of 32 threads 26, and the last 2 contested: 24 creates of one app at a time are never refused while no other
+        # app has any, and leave places to those. Four of the others may wait for key-service on behalf of webhooks.
+        self._places = Places(max(1, threads * 13 // 16), contested=max(1, threads // 16))
 
     @contextmanager
     def hold(self, app_id: str) -> Iterator[None]:

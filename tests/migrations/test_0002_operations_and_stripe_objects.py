@@ -940,7 +940,7 @@ class TestRecovery:
 
 class TestDowngrade:
     def test_it_refuses(self, upgraded: Upgraded, retried_last: dict[str, Answer]) -> None:
-        command = [sys.executable, "-m", "flask", "db", "downgrade"]
+        command = [sys.executable, "-m", "flask", "db", "downgrade", "0001"]
         environment = os.environ | upgraded.world.environment
         downgrade = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
