@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import pytest
 import requests
@@ -197,7 +197,9 @@ class TestBody:
 
         assert (over.status, over.json["code"]) == (413, "request_entity_too_large")
         assert_nothing_was_done(db, stand_ins)
-        assert ask(few_threads, send(path, body.ljust(LIMIT))).status == ask(few_threads, send(path, body)).status
+        answers = [ask(few_threads, send(path, each)).status for each in (body.ljust(LIMIT), body)]
+        # What is forged may be asked about once: after that, whether it is can't be known for a while.
+        assert answers[0] == answers[1] or answers == [400, 503]
 
     def test_every_route_that_takes_one_is_tried(self, app: Flask) -> None:
         rules = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
@@ -264,13 +266,16 @@ class TestBody:
 
 
 def read_answers(connection: socket.socket, count: int) -> list[bytes]:
-    """The status lines of so many answers that come together."""
-    came = b""
-    while came.count(b"HTTP/1.1 ") < count:
-        more = connection.recv(65536)
-        assert more, came
-        came += more
-    return [part[:3] for part in came.split(b"HTTP/1.1 ")[1:]]
+    """The statuses of so many answers that come together, each of which is read whole."""
+    with connection.makefile("rb") as came:
+        return [_read_one(came) for _ in range(count)]
+
+
+def _read_one(came: BinaryIO) -> bytes:
+    status = came.readline()[9:12]
+    fields = dict(line.split(b": ", 1) for line in iter(came.readline, b"\r\n"))
+    came.read(int(fields[b"Content-Length"]))
+    return status
 
 
 class TestConnection:

@@ -39,18 +39,18 @@ class SigningSecrets:
     The secrets of a known app are kept until key-service tells others: an outage takes none away, nor does a forgery.
 
     :param cache_seconds: how long a kept secret is taken without asking
-    :param threads: of the process; a sixteenth may ask about known apps, half as many about others, and as many may
-        wait for an answer that another has asked for
+    :param threads: of the process; a sixteenth may wait for an answer that another has asked for, half as many ask
+        about known apps, and as many about others
     """
 
     def __init__(self, keys: KeyClient, *, cache_seconds: float, threads: int) -> None:
-        for_known, for_others = threads // 16, threads // 32
-        waiting = ConcurrencyLimit(for_others)
+        share = threads // 32
+        waiting = ConcurrencyLimit(2 * share)
         self._cache_seconds = cache_seconds
         self._lock = threading.Lock()
         self._kept: LRUCache[str, Learned] = LRUCache(MAX_APPS)
-        self._known = _Asks(keys, ConcurrencyLimit(for_known), waiting)
-        self._others = _Asks(keys, ConcurrencyLimit(for_others, a_second=UNKNOWN_ASKS_A_SECOND), waiting)
+        self._known = _Asks(keys, ConcurrencyLimit(share), waiting)
+        self._others = _Asks(keys, ConcurrencyLimit(share, a_second=UNKNOWN_ASKS_A_SECOND), waiting)
 
     def has_signed(self, app_id: str, fits: Callable[[tuple[str, ...]], bool], context: CallContext) -> bool:
         """Whether one of the app's secrets fits a webhook that has just come in.

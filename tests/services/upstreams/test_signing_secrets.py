@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 SECRET = "whsec_sandbox_shop"
 FORGED = "whsec_forged"
 THREADS = 32
-ASKING = 2
+ASKING = 1
 
 
 @pytest.fixture
