@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,6 +21,8 @@ UPSTREAM = "runs-service"
 SERVICE_NAME = "stripe-service"
 PAGE_SIZE = 100
 MAX_ID_LENGTH = 200
+# Of one cost of a run: far more than all payments of a caller's run together.
+MAX_QUANTITY = 10**9
 
 
 class RunStatus(StrEnum):
@@ -194,13 +197,28 @@ def _read_run(answer: Any) -> Run:
     try:
         costs: Counter[str] = Counter()
         for cost in answer.get("costs") or ():
-            costs[cost["costName"]] += int(cost["quantity"])
+            costs[cost["costName"]] += _count(cost["quantity"])
         run = Run(answer["id"], answer.get("status", ""), answer.get("appId"), costs)
     except (AttributeError, KeyError, TypeError, ValueError):
         run = None
     if run is None or not (isinstance(run.id, str) and 0 < len(run.id) <= MAX_ID_LENGTH and run.id.isprintable()):
         raise UpstreamError(UPSTREAM, reason="answered something that is no run") from None
     return run
+
+
+def _count(told: object) -> int:
+    """A whole number, which comes as `1`, `1.0` or as text such as `"1.000"`.
+
+    :raises ValueError: when it is none, or more than anything of ours can be.
+    """
+    try:
+        number = Decimal(str(told))
+        is_count = number == number.to_integral_value() and 0 <= number <= MAX_QUANTITY
+    except InvalidOperation:
+        is_count = False
+    if not is_count:
+        raise ValueError("not a count")
+    return int(number)
 
 
 def _segment(run_id: str) -> str:
