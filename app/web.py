@@ -35,7 +35,8 @@ def route_template(rule: str) -> str:
 class AnyTextConverter(BaseConverter):
     """A variable of a path that may hold any text; a `/` in it is sent as `%2F`."""
 
-    regex = ".+"
+    # A dot would be any character but the end of a line.
+    regex = r"[\s\S]+"
     part_isolating = False
 
 

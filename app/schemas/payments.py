@@ -23,6 +23,9 @@ MAX_AMOUNT_IN_CENTS = 99_999_999
 MAX_METADATA_KEYS = 46
 MAX_DISCOUNTS = 20
 
+# White space, and what some languages' `\s` counts as such and others' doesn't: the document is read by all of them.
+_SPACE = r"\s\x00\x1c-\x1f\x85\ufeff"
+
 
 class FewKeys(Validator):
     """An object has at most so many keys."""
@@ -176,7 +179,9 @@ class CheckoutCreateSchema(_TrackedSchema):
     mode = String(validate=OneOf(["payment", "subscription"]), metadata={"default": "payment"})
     customer_email = Text(
         max_length=512,
-        pattern=WholeMatch(r"^([^@\s\x00]+@[^@\s\x00.]+(\.[^@\s\x00.]+)+)?$", error="Must be an e-mail address."),
+        pattern=WholeMatch(
+            rf"^([^@{_SPACE}]+@[^@{_SPACE}.]+(\.[^@{_SPACE}.]+)+)?$", error="Must be an e-mail address."
+        ),
         metadata={"description": "Prefills the page; not used when a customer is given.", "example": "a@b.example"},
     )
     discounts = BoundedList(Nested(DiscountSchema), max_items=MAX_DISCOUNTS)

@@ -24,11 +24,12 @@ class NoFiltersSchema(RequestSchema):
     """No filter at all, as in the query of a request whose filters are in its body: one that is dropped misleads."""
 
     @pre_load
-    def _refuse_unknown(self, data: Any, **_: Any) -> Any:
+    def _drop_nulls(self, data: Any, **options: Any) -> Any:
+        # First of all: a filter that isn't known is refused also where it is null.
         known = {field.data_key for field in self.fields.values()}
         if isinstance(data, Mapping) and (unknown := [name for name in data if name not in known]):
             raise UnknownFilter(unknown)
-        return data
+        return super()._drop_nulls(data, **options)
 
 
 class StatsFilterSchema(NoFiltersSchema):
@@ -58,6 +59,12 @@ class StatsQuerySchema(StatsFilterSchema):
     """The same in a query, where a list is given by repeating its name, or with commas."""
 
     takes_null = False
+
+    run_ids = BoundedList(
+        _Filter(metadata={"pattern": "^[^,\\x00]+(,[^,\\x00]+)*$"}),
+        max_items=MAX_RUNS,
+        metadata={"description": "Several by repeating the name, or with commas; none of them may be empty."},
+    )
 
     @pre_load
     def _split_runs(self, data: Any, **_: Any) -> Any:

@@ -292,11 +292,19 @@ class TestStats:
             given = {name: value for name, value in filters.items() if value is not None}
             assert client.get("/stats", query_string=given).json["totalPayments"] == count
 
+    def test_it_refuses_a_filter_that_it_does_not_know_though_it_is_null(self, client: FlaskClient) -> None:
+        response = client.post("/stats", json={"": None, "orgId": "org_1"})
+        assert (response.status_code, response.json["code"]) == (400, "unknown_filter")
+
+    @pytest.mark.parametrize("by", ["org", "run"])
+    def test_it_lists_nothing_of_a_name_with_a_line_end(self, client: FlaskClient, by: str) -> None:
+        assert client.get(f"/status/by-{by}/a%0Ab").json == {"payments": [], "nextCursor": None}
+
     def test_it_refuses_a_filter_in_the_query_of_a_post(self, client: FlaskClient) -> None:
         response = client.post("/stats?orgId=org_1", json={})
         assert (response.status_code, response.json["code"]) == (400, "unknown_filter")
 
-    @pytest.mark.parametrize("filters", [{"unheardOf": 1}, {"org_id": "org_1", "appId": "shop"}])
+    @pytest.mark.parametrize("filters", [{"unheardOf": 1}, {"org_id": "org_1", "appId": "shop"}, {"": ""}])
     def test_it_refuses_a_filter_that_it_does_not_know(self, client: FlaskClient, filters: dict[str, Any]) -> None:
         """Fails when it is dropped: a wider question would be answered than was asked."""
         by_query = [getattr(client, method)("/stats", query_string=filters) for method in ("get", "post")]
