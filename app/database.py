@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import orjson
 import psycopg2
+import psycopg2.errors
 from psycopg2.extensions import (
     POLL_OK,
     POLL_READ,
@@ -254,6 +255,9 @@ class Database:
         if driver.closed:
             # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes.
             self.engine.pool._invalidate(borrowed, error)
+        elif isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.errors.ReadOnlySqlTransaction):
+            # The name may lead to another primary by now. Others stay, on which reads go on.
+            borrowed.invalidate()
 
 
 def connect_twice(engine: Engine) -> None:

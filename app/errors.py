@@ -43,6 +43,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import psycopg2
+import psycopg2.errors
 from flask import Flask, Response, g, jsonify
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -228,14 +229,15 @@ class Overloaded(ServiceError):
 
 
 class DatabaseUnavailable(ServiceError):
-    """PostgreSQL can't be reached, or didn't answer in time."""
+    """PostgreSQL can't be reached, didn't answer in time, or takes no writes. `reason` says which, for logs."""
 
     status = 503
     code = "database_unavailable"
     retry_after_seconds = 2
 
-    def __init__(self) -> None:
+    def __init__(self, *, reason: str) -> None:
         super().__init__("The database is unavailable; retry in a moment")
+        self.reason = reason
 
 
 class UpstreamError(ServiceError):
@@ -301,17 +303,23 @@ def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if is_database_outage(error):
-        return DatabaseUnavailable()
+        return DatabaseUnavailable(reason=_outage_reason(error))
     return ServiceError("Internal server error")
 
 
-# The driver's own come through where SQLAlchemy hands a connection back that broke meanwhile.
+# The driver's own come through where SQLAlchemy hands a connection back that broke meanwhile. Operational are those of
+# the classes 08, 40, 53, 55, 57 and 58. Class 25 mostly tells of bugs; three of it come from the server: it only reads,
+# as a former primary or one beyond its quota does, or it ended a transaction that took too long.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
 OUTAGES = (
     OperationalError,
     InterfaceError,
     PoolTimeoutError,
     psycopg2.OperationalError,
     psycopg2.InterfaceError,
+    psycopg2.errors.ReadOnlySqlTransaction,
+    psycopg2.errors.IdleInTransactionSessionTimeout,
+    psycopg2.errors.lookup("25P04"),  # transaction_timeout
 )
 
 
@@ -320,12 +328,23 @@ DATABASE_ERRORS = (SQLAlchemyError, psycopg2.Error)
 
 
 def is_database_outage(error: Exception) -> bool:
-    """Whether this says that the database can't be reached or was too slow, rather than that we misused it."""
-    return isinstance(error, OUTAGES) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    """Whether this says that the database is away, too slow or only reads, rather than that we misused it."""
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or isinstance(error.orig, OUTAGES)):
+        return True
+    return isinstance(error, OUTAGES)
+
+
+def _outage_reason(error: Exception) -> str:
+    """What kind of outage it is, for logs."""
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    sqlstate = driver.pgcode if isinstance(driver, psycopg2.Error) else None
+    return f"SQLSTATE {sqlstate}" if sqlstate else type(driver).__name__
 
 
 def _log_fields(error: ServiceError) -> dict[str, object]:
-    return {"upstream": error.upstream, "reason": error.reason} if isinstance(error, UpstreamError) else {}
+    if isinstance(error, UpstreamError):
+        return {"upstream": error.upstream, "reason": error.reason}
+    return {"reason": error.reason} if isinstance(error, DatabaseUnavailable) else {}
 
 
 def _answer_http_exception(error: HTTPException) -> Response:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -290,6 +291,48 @@ class TestAway:
         engine.dispose()
         assert acknowledged <= stored
         assert [try_to_deliver(web, body) for body in bodies[:20]] == [200] * 20
+
+
+class TestOnlyReads:
+    @pytest.fixture
+    def only_reads(self, db: Connection) -> Iterator[Callable[[bool], None]]:
+        """Lets every connection that is made from now on read only, as one to a former primary does, or write again."""
+        name = db.engine.url.database
+
+        def set_it(is_on: bool) -> None:
+            db.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if is_on else 'off'}"))
+
+        yield set_it
+        db.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+
+    def test_it_answers_503_and_says_why_in_the_log(
+        self, settings: Settings, only_reads: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        only_reads(True)
+        former = create_app(settings)
+        client = former.test_client()
+        refused = client.post("/payment-intent/create", json=intent(), headers={"X-API-Key": API_KEY})
+        told = deliver(client, event("customer.created", {"id": "cus_1", "object": "customer"}))
+
+        assert (refused.status_code, refused.json["code"]) == (503, "database_unavailable")
+        assert (told.status_code, told.json["code"]) == (503, "database_unavailable")
+        assert [record.reason for record in caplog.records] == ["SQLSTATE 25006"] * 2
+        assert client.get("/stats", headers={"X-API-Key": API_KEY}).status_code == 200
+        dispose(former)
+
+    def test_it_writes_on_a_new_connection_when_the_primary_is_another(
+        self, settings: Settings, only_reads: Callable[[bool], None]
+    ) -> None:
+        """Fails when the pool keeps a connection to a former primary, which only reads for as long as it is kept."""
+        only_reads(True)
+        service = create_app(replace(settings, db_pool_size=1))
+        client = service.test_client()
+        body = event("customer.created", {"id": "cus_1", "object": "customer"})
+        assert deliver(client, body).status_code == 503
+        only_reads(False)
+
+        assert deliver(client, body).status_code == 200
+        dispose(service)
 
 
 class TestOverload:

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import stripe
 from flask.testing import FlaskClient
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app import create_app, errors
 from app.config import Settings
-from app.errors import ServiceError, StripeRefusal
+from app.database import Batch
+from app.errors import ServiceError, StripeRefusal, is_database_outage
+from app.services import Services
 from app.services.upstreams.stripe import NoSuchObject, ObjectExists, _our_error
 from tests.web import API_KEY
 
@@ -180,3 +184,26 @@ class TestTable:
         """Neither is ours, and both are what callers see most."""
         (section,) = re.findall(r"^## Stripe's codes\n\n(.+?)\n\n", DOCS.read_text(), re.MULTILINE | re.DOTALL)
         assert {"400", "402"} <= set(re.findall(r"\b\d{3}\b", section))
+
+
+class TestIsDatabaseOutage:
+    def raised(self, services: Services, sqlstate: str) -> DBAPIError:
+        """What a statement fails with that PostgreSQL refuses so."""
+        refuse = f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$"
+        with pytest.raises(DBAPIError) as caught:
+            services.database.run(Batch(text(refuse)))
+        return caught.value
+
+    @pytest.mark.parametrize(
+        "sqlstate",
+        [
+            *("08006", "25006", "25P03", "25P04", "40001", "40P01", "53100", "53200", "53300", "53400", "55P03"),
+            *("57014", "57P01", "57P02", "57P03", "57P04", "57P05", "58000", "58030"),
+        ],
+    )
+    def test_it_is_one_when_the_server_is_away_full_or_only_reads(self, services: Services, sqlstate: str) -> None:
+        assert is_database_outage(self.raised(services, sqlstate))
+
+    @pytest.mark.parametrize("sqlstate", ["22012", "23505", "25001", "25P02", "42501", "42601", "42P01", "XX001"])
+    def test_it_is_none_when_a_statement_or_the_data_is_wrong(self, services: Services, sqlstate: str) -> None:
+        assert not is_database_outage(self.raised(services, sqlstate))

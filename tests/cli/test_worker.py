@@ -283,6 +283,23 @@ class TestDatabaseAway:
                 assert worker.end() == 0
                 assert "2 taken" in worker.printed()[-1].split(", ")
 
+    def test_it_waits_while_the_database_only_reads(
+        self, environment: dict[str, str], db: Connection, leave_asked: Callable[..., list[str]]
+    ) -> None:
+        """Fails when a former primary, or a quota that is used up, ends the worker like a bug."""
+        name = db.engine.url.database
+        (left,) = leave_asked()
+        db.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        try:
+            with Command.start("worker", environment=environment) as worker:
+                said = "waiting: the database is unavailable (recovery)"
+                worker.wait_until(lambda: said in worker.complained(), what="complaint")
+                db.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+                worker.wait_until(lambda: left in db.execute(FINISHED).scalars(), what="recovery")
+                assert worker.end() == 0
+        finally:
+            db.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+
     def _wait_for_complaints(self, worker: Command) -> None:
         """Each job says what it waits for."""
         before = len(worker.complained())
