@@ -3,8 +3,10 @@
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +30,10 @@ USER_AGENT = "stripe-service"
 # Servers commonly close a connection that was idle for 5 seconds. A request written just then is lost, and nobody
 # can tell whether it was executed; so a connection that was idle for nearly that long isn't used again.
 MAX_IDLE_SECONDS = 4.0
+
+# Of names, at once: lookups that hang take no more threads than this, and who comes then waits for one that ends.
+MAX_LOOKUPS = 64
+_lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 # Of the exchange in hand: urllib3 makes and uses sockets by itself, and knows of timeouts alone.
 _deadline: ContextVar[Deadline] = ContextVar("exchange_deadline")
@@ -54,6 +60,35 @@ def _remaining_seconds() -> float:
     if remaining <= 0:
         raise TimeoutError("the deadline has passed")
     return remaining
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    """The addresses of a host, before the deadline.
+
+    Nothing ends a lookup but the system, which waits for a name server for many seconds; so it has a thread of its own,
+    which is left behind when the deadline comes first.
+
+    :raises OSError: when there are none, or none in time.
+    """
+    if not _lookups.acquire(timeout=_remaining_seconds()):
+        raise TimeoutError("too many lookups hang")
+    found: Future[list[Any]] = Future()
+    thread = threading.Thread(target=_look_up, args=(host, port, found), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        _lookups.release()
+        raise OSError("no thread for a lookup") from error
+    return found.result(_remaining_seconds())
+
+
+def _look_up(host: str, port: int, found: "Future[list[Any]]") -> None:
+    try:
+        found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except Exception as error:
+        found.set_exception(error)
+    finally:
+        _lookups.release()
 
 
 class _Socket(socket.socket):
@@ -94,7 +129,7 @@ class _Connection(HTTPConnection):
         Each gets an equal share of the time that is left for it and those after it: a silent one doesn't take it all.
         """
         failure = OSError("the name has no address")
-        addresses: list[Any] = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = _resolve(self.host, self.port)
         for tried, (*_, address) in enumerate(addresses):
             try:
                 plain = socket.create_connection(address[:2], _remaining_seconds() / (len(addresses) - tried))

@@ -355,6 +355,67 @@ class TestAddresses:
             assert get(URL, seconds=1.2).status == 200
 
 
+@pytest.fixture
+def hanging_lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
+    """The names that are looked up, none of which is answered before the event; two may be looked up at once."""
+    lookups, answered = threading.BoundedSemaphore(2), threading.Event()
+    names: list[str] = []
+    really = socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
+        names.append(host)
+        answered.wait(10)
+        return really(host, *arguments, **options)
+
+    monkeypatch.setattr("app.services.upstreams.http.socket.getaddrinfo", look_up)
+    monkeypatch.setattr("app.services.upstreams.http._lookups", lookups)
+    yield names, answered
+    answered.set()
+    for _ in range(2):
+        assert lookups.acquire(timeout=10)
+
+
+class TestLookups:
+    def test_it_gives_up_at_the_deadline_when_no_name_server_answers(
+        self, hanging_lookups: tuple[list[str], threading.Event]
+    ) -> None:
+        """Fails when the exchange itself waits for the name."""
+        started = time.monotonic()
+        with pytest.raises(UpstreamTimeout) as caught:
+            get(URL, seconds=0.3)
+
+        assert 0.2 < time.monotonic() - started < 1.5
+        assert caught.value.executed is False
+        assert caught.value.reason == "no connection in time"
+
+    def test_it_leaves_no_more_threads_behind_than_it_may_and_goes_on_when_they_end(
+        self, hanging_lookups: tuple[list[str], threading.Event]
+    ) -> None:
+        """Fails when each exchange looks up its name whatever hangs already, and when a place isn't given back."""
+        names, answered = hanging_lookups
+        with upstream(lambda connection: connection.sendall(OK)) as server, ThreadPoolExecutor(8) as threads:
+            given_up = [threads.submit(get, server.url, seconds=0.3) for _ in range(8)]
+            assert {type(each.exception(10)) for each in given_up} == {UpstreamTimeout}
+            assert names == [NAME] * 2
+            answered.set()
+            assert [each.status for each in threads.map(get, [server.url] * 8)] == [200] * 8
+
+    def test_it_knows_that_nothing_was_executed_when_there_is_no_such_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when what a lookup ends with stays in its thread."""
+
+        def find_nothing(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr("app.services.upstreams.http.socket.getaddrinfo", find_nothing)
+        with pytest.raises(UpstreamUnavailable) as caught:
+            get(URL)
+
+        assert caught.value.executed is False
+        assert caught.value.reason == "no connection"
+
+
 class TestConnections:
     """Which are used again, and which are closed."""
 
