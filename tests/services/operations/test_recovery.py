@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask
@@ -25,6 +26,7 @@ from app.services import Services
 from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
 from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
+from app.services.upstreams.http import Answer, Transport
 from tests.books import assert_balanced, end_orphan_runs_at_once, recover_until_quiet
 from tests.crashing import dies_in
 from tests.databases import dispose
@@ -99,6 +101,37 @@ class TestAccepted:
 
         assert end_orphan_runs_at_once(services, db) == [orphan]
         assert db.execute(text("SELECT run_search_until FROM operations")).scalar_one() is None
+
+    def test_it_tells_upstreams_times_in_utc_whatever_the_zone_of_the_server(
+        self,
+        client: FlaskClient,
+        services: Services,
+        stand_ins: StandIns,
+        db: Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Fails when a run is looked for between times as the database tells them."""
+        asked: list[str] = []
+        send = Transport.send
+
+        def remember(transport: Transport, method: str, path: str, **options: Any) -> Answer:
+            asked.append(path)
+            return send(transport, method, path, **options)
+
+        stand_ins.fault("runs-service", "reset", method="POST", executed=True)
+        assert client.post("/payment-intent/create", json=intent()).status_code == 503
+        recover(services, db)
+        name = db.engine.url.database
+        db.execute(text(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'"))
+        services.database.engine.dispose()
+        monkeypatch.setattr(Transport, "send", remember)
+        try:
+            end_orphan_runs_at_once(services, db)
+        finally:
+            db.execute(text(f"ALTER DATABASE {name} RESET timezone"))
+
+        query = parse_qs(urlsplit(asked[0]).query)
+        assert [query[bound][0][-6:] for bound in ("startedAfter", "startedBefore")] == ["+00:00"] * 2
 
 
 class TestAsked:
