@@ -45,6 +45,7 @@ from typing import Any, ClassVar
 import psycopg2
 import psycopg2.errors
 from flask import Flask, Response, g, jsonify
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
@@ -339,6 +340,15 @@ def _outage_reason(error: Exception) -> str:
     driver = error.orig if isinstance(error, DBAPIError) else error
     sqlstate = driver.pgcode if isinstance(driver, psycopg2.Error) else None
     return f"SQLSTATE {sqlstate}" if sqlstate else type(driver).__name__
+
+
+# What another transaction holds up: a lock that doesn't come in time, or two that wait for each other.
+LOCK_CONFLICTS = (LockNotAvailable, DeadlockDetected)
+
+
+def is_lock_conflict(error: Exception) -> bool:
+    """Whether this says that another transaction was in the way: the database is well, and other rows can be had."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, LOCK_CONFLICTS)
 
 
 def _log_fields(error: ServiceError) -> dict[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from app.cli.printing import Printer
-from app.cli.reconciliation import print_reconciled
+from app.cli.reconciliation import print_put_off, print_reconciled
 from app.cli.recovery import print_ended_run, print_recovered
 from app.config import Settings
 from app.services import Services
@@ -67,18 +67,22 @@ def _reconcile(services: Services, printer: Printer) -> None:
 def _rejoin_by_turns() -> Turn:
     """Look at every waiting event in the first turn, and then at those received since shortly before the last one.
 
-    A turn that didn't come to its end is no last one.
+    A turn that didn't come to its end is no last one, nor is one that passed over a payment.
     """
     since: datetime | None = None
 
     def rejoin(services: Services, printer: Printer) -> None:
         nonlocal since
         began_at = datetime.now(UTC)
-        for joined in rejoin_waiting_events(services, since=since):
-            if joined:
-                printer.thing("joined events", payments=joined)
+        is_whole = True
+        for rejoined in rejoin_waiting_events(services, since=since):
+            if rejoined.joined:
+                printer.thing("joined events", payments=rejoined.joined)
+            print_put_off(rejoined, printer)
+            is_whole = is_whole and not rejoined.put_off
             services.stop.check()
-        since = began_at - REJOIN_OVERLAP
+        if is_whole:
+            since = began_at - REJOIN_OVERLAP
 
     return rejoin
 

@@ -152,6 +152,26 @@ class TestWaitingEvents:
         separate(timedelta(days=3))
         assert take_turn(jobs["waiting events"]) == "joined events payments=1\n" * 2
 
+    def test_it_looks_at_all_again_after_a_turn_that_put_a_payment_off(
+        self,
+        jobs: dict[str, Job],
+        services: Services,
+        take_turn: Callable[[Job], str],
+        separate: Callable[[timedelta], None],
+        db: Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("app.database._BEGIN", "BEGIN; SET LOCAL lock_timeout = '200ms'; ")
+        separate(timedelta(days=3))
+        payment_id = db.execute(text("SELECT id FROM payments")).scalar_one()
+        with services.database.engine.connect() as holder:
+            holder.exec_driver_sql("BEGIN; SELECT 1 FROM payments FOR UPDATE")
+            said = take_turn(jobs["waiting events"])
+            holder.exec_driver_sql("ROLLBACK")
+
+        assert said == f"put off payment={payment_id} reason=the database did not do it in time\n"
+        assert take_turn(jobs["waiting events"]) == "joined events payments=1\n"
+
 
 class TestOldWaitingEvents:
     def test_it_deletes_what_found_no_payment_for_90_days(

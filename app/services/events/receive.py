@@ -187,13 +187,18 @@ def store_answer_and_commit(
 
 def adopt_events_that_wait_for(ids: Sequence[str], *, services: Services) -> list[uuid.UUID]:
     """Join events that wait to the payments that know any of these ids; return those payments."""
-    waited_for = services.database.run(_WAITED_FOR, refs=list(ids)) if ids else []
+    waited_for = find_waited_for(ids, services=services)
     for owner in waited_for:
-        _adopt(owner.payment_id, owner.ids, services)
+        adopt(owner.payment_id, owner.ids, services=services)
     return [owner.payment_id for owner in waited_for]
 
 
-def _adopt(payment_id: uuid.UUID, ids: Sequence[str], services: Services) -> Folded:
+def find_waited_for(ids: Sequence[str], *, services: Services) -> list[Any]:
+    """The payments that know any of these ids while an event waits for it: rows of `payment_id` and `ids`."""
+    return services.database.run(_WAITED_FOR, refs=list(ids)) if ids else []
+
+
+def adopt(payment_id: uuid.UUID, ids: Sequence[str], *, services: Services) -> Folded:
     """Join the events that wait for ids of a payment's own, and fold them; then those that are explained by them."""
     with services.database.transaction() as transaction:
         folded = fold_and_commit(transaction, transaction.run(_ADOPT, payment_id=payment_id, ids=list(ids)))
@@ -204,7 +209,7 @@ def _adopt(payment_id: uuid.UUID, ids: Sequence[str], services: Services) -> Fol
 def fold_again(payment_id: uuid.UUID, *, services: Services) -> Folded:
     """Join what waits for a payment, and fold all its events."""
     ids = [own_id for row in services.database.run(_OWN_IDS, payment_id=payment_id) for own_id in row if own_id]
-    return _adopt(payment_id, ids, services) if ids else Folded()
+    return adopt(payment_id, ids, services=services) if ids else Folded()
 
 
 def _facts(event: Event) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class TestOwner:
             assert deliver(client, told).status_code == 200
 
         assert db.execute(text("SELECT count(*) FROM stripe_events WHERE payment_id IS NULL")).scalar_one() == 0
-        assert sum(rejoin_waiting_events(services)) == 0
+        assert sum(look.joined for look in rejoin_waiting_events(services)) == 0
 
     def test_the_last_of_more_than_two_thousand_events_is_folded(self, client: FlaskClient, db: Connection) -> None:
         """Somebody tries stolen cards on one intent, and then it is paid.

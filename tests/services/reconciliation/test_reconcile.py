@@ -2,17 +2,20 @@
 
 import itertools
 import json
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from app.services import Services
 from app.services.reconciliation.reconcile import EVENT_TYPES, Reconciled, reconcile_apps
 from app.services.reconciliation.waiting_events import (
     UNMATCHED_KEPT,
+    Rejoined,
     delete_old_waiting_events,
     rejoin_waiting_events,
 )
@@ -214,9 +217,9 @@ class TestWaitingEvents:
         db.execute(text("UPDATE stripe_events SET payment_id = NULL"))
         db.execute(text("UPDATE payments SET status = 'requires_payment_method'"))
 
-        assert sum(rejoin_waiting_events(services)) == 1
+        assert sum(look.joined for look in rejoin_waiting_events(services)) == 1
         assert client.get(f"/status/{created['paymentId']}").json["payment"]["status"] == "succeeded"
-        assert sum(rejoin_waiting_events(services)) == 0
+        assert sum(look.joined for look in rejoin_waiting_events(services)) == 0
 
     @pytest.mark.parametrize(("days", "deleted"), [(UNMATCHED_KEPT.days - 1, 0), (UNMATCHED_KEPT.days + 1, 1)])
     def test_it_lets_go_of_events_without_a_payment_after_90_days(
@@ -232,3 +235,49 @@ class TestWaitingEvents:
         assert sum(delete_old_waiting_events(services)) == deleted
         left = text("SELECT count(*) FROM stripe_events WHERE id NOT LIKE 'op_%'")
         assert db.execute(left).scalar_one() == 2 - deleted
+
+    def test_a_payment_that_is_locked_is_put_off_and_stops_no_other(
+        self, client: FlaskClient, services: Services, db: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when a lock is taken for an outage of the database, which ends the look at all that waits."""
+        monkeypatch.setattr("app.database._BEGIN", "BEGIN; SET LOCAL lock_timeout = '200ms'; ")
+        locked, free = (client.post("/payment-intent/create", json=intent()).json for _ in range(2))
+        for created in (locked, free):
+            deliver(client, event("payment_intent.succeeded", paid_intent(created["paymentIntentId"])))
+        db.execute(text("UPDATE stripe_events SET payment_id = NULL WHERE id LIKE 'evt_%'"))
+        with services.database.engine.connect() as holder:
+            lock = text("SELECT 1 FROM payments WHERE id = :id FOR UPDATE")
+            holder.exec_driver_sql("BEGIN")
+            holder.execute(lock, {"id": locked["paymentId"]})
+            looks = list(rejoin_waiting_events(services))
+            holder.exec_driver_sql("ROLLBACK")
+
+        assert looks == [Rejoined(1, (uuid.UUID(locked["paymentId"]),))]
+        assert list(rejoin_waiting_events(services)) == [Rejoined(1)]
+
+    def test_the_database_away_ends_the_look(
+        self, client: FlaskClient, services: Services, db: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails when every error is taken for a lock: each payment would be tried while nothing can be had."""
+        created = client.post("/payment-intent/create", json=intent()).json
+        deliver(client, event("payment_intent.succeeded", paid_intent(created["paymentIntentId"])))
+        db.execute(text("UPDATE stripe_events SET payment_id = NULL WHERE id LIKE 'evt_%'"))
+        monkeypatch.setattr("app.database._BEGIN", "BEGIN; SELECT pg_terminate_backend(pg_backend_pid()); ")
+
+        with pytest.raises(OperationalError):
+            list(rejoin_waiting_events(services))
+
+    def test_an_old_one_that_is_being_joined_is_passed_over(
+        self, client: FlaskClient, services: Services, db: Connection
+    ) -> None:
+        """Fails when who deletes waits for who joins: that one may wait for another row of these in turn."""
+        for name in ("cus_1", "cus_2"):
+            deliver(client, event("customer.created", {"id": name, "object": "customer"}))
+        db.execute(text("UPDATE stripe_events SET received_at = now() - interval '91 days'"))
+        with services.database.engine.connect() as joining:
+            joining.exec_driver_sql("BEGIN")
+            joining.exec_driver_sql("SELECT 1 FROM stripe_events WHERE object->>'id' = 'cus_1' FOR NO KEY UPDATE")
+            assert list(delete_old_waiting_events(services)) == [1]
+            joining.exec_driver_sql("ROLLBACK")
+
+        assert list(delete_old_waiting_events(services)) == [1]
