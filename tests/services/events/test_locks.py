@@ -132,6 +132,14 @@ REFUNDED = told_of("refund.created", REFUND, "refunded")
 PAID = told_of("payment_intent.succeeded", paid_intent("pi_x", amount_received=4000), "paid")
 
 
+# As `receive_event` does it for an app.
+STORE_AS_THE_APP = text(
+    "INSERT INTO stripe_events (app_id, id, payment_id, type, created, object, refs)"
+    " VALUES ('shop', 'evt_failed', CAST(:payment_id AS uuid), 'payment_intent.payment_failed', 1,"
+    " CAST(:object AS jsonb), '{pi_x}')"
+)
+
+
 class TestTwoPaths:
     """Webhooks come by the path that all apps share, and reconciliation brings the same events by their apps' own."""
 
@@ -149,6 +157,37 @@ class TestTwoPaths:
 
         found = text("SELECT app_id FROM stripe_events WHERE id NOT LIKE 'op_%' ORDER BY received_at")
         assert list(db.execute(found).scalars()) == stored
+        assert len(client.get(f"/status/{created['paymentId']}").json["events"]["failures"]) == 1
+
+
+class TestJoin:
+    """Stripe's word comes by the path that all apps share, while the app's own path is storing the same event."""
+
+    @pytest.mark.parametrize("finds", ["by its metadata", "once the payment learns its id"])
+    def test_it_meets_nothing_of_what_another_transaction_is_storing(
+        self, client: FlaskClient, services: Services, settings: Settings, db: Connection, finds: str
+    ) -> None:
+        """Fails when a joined event becomes its app's: it then waits for the other, to be as good as stored twice.
+
+        The other holds a share of the payment's row, and takes the row itself when the join is over.
+        """
+        created = client.post("/checkout/create", json=checkout()).json
+        metadata = {"paymentId": created["paymentId"]} if finds == "by its metadata" else {}
+        shown = paid_intent("pi_x", amount=4000, currency="usd", metadata=metadata)
+        failed = told_of("payment_intent.payment_failed", shown, "failed")
+        session = {"id": created["sessionId"], "object": "checkout.session", "payment_intent": "pi_x"}
+        completed = told_of("checkout.session.completed", session | {"payment_status": "unpaid"}, "completed")
+        holder = create_engine(settings.database_url)
+        with holder.begin() as other:
+            other.execute(STORE_AS_THE_APP, {"payment_id": created["paymentId"], "object": json.dumps(shown)})
+            receive_event(failed, app_id=None, services=services)
+            receive_event(completed, app_id=None, services=services)
+            other.execute(text("SELECT 1 FROM payments FOR NO KEY UPDATE"))
+        holder.dispose()
+
+        of_shop = text("SELECT app_id, payment_id::text FROM stripe_events WHERE id = 'evt_failed' ORDER BY app_id")
+        stored = [tuple(row) for row in db.execute(of_shop)]
+        assert stored == [("", created["paymentId"]), ("shop", created["paymentId"])]
         assert len(client.get(f"/status/{created['paymentId']}").json["events"]["failures"]) == 1
 
 
