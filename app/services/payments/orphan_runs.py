@@ -16,7 +16,7 @@ from app.services import Services
 from app.services.concurrency import InHand, Work, side_by_side
 from app.services.operations.operation import lease_of, reason_of
 from app.services.operations.recovery import command_context
-from app.services.payments.run_tracking import TASK_NAMES
+from app.services.payments.run_tracking import TASK_NAMES, parent_run_of
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.runs import RunStatus
 
@@ -52,7 +52,7 @@ _CLAIM = Batch(
         Operation.id,
         Operation.kind,
         Operation.app_id,
-        _org_id.label("org_id"),
+        Operation.request,
         Operation.run_search_from,
         _due.c.run_search_until,
         Operation.run_search_until.label("claimed_at"),
@@ -91,7 +91,7 @@ def end_orphan_runs(services: Services, *, command: str, once: bool = True) -> I
         if not claimed:
             return None
         (search,) = claimed
-        return Work(search.app_id, partial(_search, search, services, context), alone_on=search.org_id)
+        return Work(search.app_id, partial(_search, search, services, context), alone_on=search.request["org_id"])
 
     for ended in side_by_side(claim, stop=services.stop):
         yield from ended
@@ -112,9 +112,11 @@ def _search(search: Any, services: Services, context: CallContext) -> list[str]:
 
 
 def _unknown_runs(search: Any, services: Services, context: CallContext) -> list[str]:
+    # No field of a run says whose it is but those that it was made with: the fewer others fit, the better.
     runs = services.runs.list_running(
-        org_id=search.org_id,
+        org_id=search.request["org_id"],
         task_name=TASK_NAMES[PaymentKind(search.kind)],
+        parent_run_id=parent_run_of(search.request),
         started_after=search.run_search_from - RUNS_CLOCK_SKEW,
         started_before=search.run_search_until + RUNS_CLOCK_SKEW,
         context=context,

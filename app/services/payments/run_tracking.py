@@ -1,6 +1,7 @@
 """Tracking in runs-service: a payment's run is created before Stripe is asked, given its cost, and ended."""
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import and_, bindparam, func, select
@@ -54,7 +55,7 @@ def create_run(operation: HeldOperation, services: Services, context: CallContex
             app_id=operation.app_id,
             task_name=TASK_NAMES[PaymentKind(operation.kind)],
             idempotency_key=operation.upstream_key,
-            parent_run_id=_as_uuid(request.get("run_id")),
+            parent_run_id=parent_run_of(request),
             brand_id=request.get("brand_id"),
             campaign_id=request.get("campaign_id"),
         ),
@@ -135,8 +136,9 @@ def _count_on_shared_run(operation: HeldOperation, run_id: str, services: Servic
     return counts
 
 
-def _as_uuid(run_id: str | None) -> str | None:
+def parent_run_of(request: Mapping[str, Any]) -> str | None:
     """The caller's run, when it can be one: runs-service knows its runs by UUID, and refuses any other parent."""
+    run_id = request.get("run_id")
     try:
         return run_id and str(uuid.UUID(run_id))
     except ValueError:

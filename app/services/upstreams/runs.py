@@ -121,10 +121,18 @@ class RunsClient:
         return _read_run(self._call("GET /v1/runs/{id}", context, run_id=run_id))
 
     def list_running(
-        self, *, org_id: str, task_name: str, started_after: datetime, started_before: datetime, context: CallContext
+        self,
+        *,
+        org_id: str,
+        task_name: str,
+        parent_run_id: str | None,
+        started_after: datetime,
+        started_before: datetime,
+        context: CallContext,
     ) -> Iterator[Run]:
         """Our running runs of an org and task that started in a span of time, page by page.
 
+        :param parent_run_id: only the children of this run; None for those of any, or of none
         :raises UpstreamError: when runs-service doesn't answer as it should.
         """
         offset = 0
@@ -138,7 +146,7 @@ class RunsClient:
                 "startedBefore": started_before.isoformat(),
                 "limit": PAGE_SIZE,
                 "offset": offset,
-            }
+            } | ({"parentRunId": parent_run_id} if parent_run_id else {})
             page = self._call("GET /v1/runs", context, query=f"?{urlencode(query)}").get("runs")
             if not isinstance(page, list):
                 raise UpstreamError(UPSTREAM, reason="answered a list without runs")
