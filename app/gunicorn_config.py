@@ -1,8 +1,10 @@
 """gunicorn's settings in production: `gunicorn -c python:app.gunicorn_config wsgi:app`."""
 
+import os
 import shutil
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -31,6 +33,18 @@ keepalive = 75
 # What was accepted is answered: a request's own deadline, and five seconds to send what it has to say.
 graceful_timeout = int(_current.request_deadline_seconds) + 5
 control_socket_disable = True
+
+
+def heartbeat_directory(memory: Path = Path("/dev/shm")) -> str | None:  # noqa: S108 -- the name that Linux gives it
+    """Where each process touches a file to say that it lives: in memory, or gunicorn's choice, which is on a disk.
+
+    A disk that stalls would hold up the touch, and gunicorn would kill a process that is well.
+    https://gunicorn.org/reference/settings/#worker_tmp_dir
+    """
+    return str(memory) if os.access(memory, os.W_OK | os.X_OK) else None
+
+
+worker_tmp_dir = heartbeat_directory()
 # The most that gunicorn allows: `GET /stats` may name a hundred runs.
 limit_request_line = 8190
 # Clients are made after the fork, and a worker that replaces a dead one starts from the code on disk.

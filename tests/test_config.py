@@ -103,6 +103,22 @@ class TestGunicornConfig:
             "- PORT must be a whole number above 0.",
         ]
 
+    def test_its_processes_tell_that_they_live_in_memory_where_there_is_some(self, tmp_path: Path) -> None:
+        """Fails when they do so on the disk of the temporary directory, which may stall."""
+        names = "worker_tmp_dir, heartbeat_directory(Path('.')), heartbeat_directory(Path('missing'))"
+        code = f"from pathlib import Path; from app.gunicorn_config import *; print({names})"
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=clean_environment() | VALID | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+        in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        assert result.stdout.split() == [str(in_memory), ".", "None"], result.stderr
+
 
 class TestCommands:
     @pytest.mark.parametrize("arguments", [["--help"], ["openapi", "print"], ["sandbox", "--help"]])
