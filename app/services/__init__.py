@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.database import Database
+from app.database import POOL_WAIT_SECONDS, Database
 from app.services.concurrency import ConcurrencyLimit
 from app.services.stopping import Stop
+from app.services.upstreams import limits
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
 from app.services.upstreams.signing_secrets import SigningSecrets
@@ -25,6 +26,7 @@ class Services:
     runs: RunsClient
     stripe: Stripe
     upstream_limit: ConcurrencyLimit
+    statistics_limit: limits.ConcurrencyLimit
     stop: Stop = field(default_factory=Stop)
 
     @classmethod
@@ -44,4 +46,8 @@ class Services:
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
         limit = ConcurrencyLimit(settings.web_threads)
-        return cls(settings, Database(engine), keys, signing_secrets, runs, stripe, limit)
+        # Those of a large app take as long as a statement may: half of the connections are left to everything else.
+        statistics_limit = limits.ConcurrencyLimit(
+            settings.db_pool_size // 2, waiting=settings.web_threads * 5 // 8, wait_seconds=POOL_WAIT_SECONDS
+        )
+        return cls(settings, Database(engine), keys, signing_secrets, runs, stripe, limit, statistics_limit)

@@ -45,8 +45,10 @@ def compute_statistics(filters: Mapping[str, Any], *, services: Services) -> dic
     """Counts and sums over the payments that match every filter given, as `StatsSchema` describes them.
 
     :param filters: any of `run_ids`, `org_id`, `brand_id`, `app_id`, `campaign_id`
+    :raises Overloaded: when as many are computed as may be at once, and none ends soon.
     """
-    groups = services.database.run(_sums_by_currency(frozenset(filters)), **filters)
+    with services.statistics_limit.hold():
+        groups = services.database.run(_sums_by_currency(frozenset(filters)), **filters)
 
     def total(name: str) -> int:
         return sum(getattr(group, name) for group in groups)

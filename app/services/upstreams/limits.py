@@ -1,4 +1,4 @@
-"""How many may ask an upstream at once, and how often."""
+"""How many may ask an upstream, or much of the database, at once, and how often."""
 
 import math
 import threading
@@ -34,10 +34,15 @@ class ConcurrencyLimit:
     """A bounded number of places; who finds none free is refused at once rather than answered late.
 
     :param a_second: how often a place may be taken
+    :param waiting: how many may wait for a place, each for `wait_seconds`, where one is soon free
     """
 
-    def __init__(self, places: int, *, a_second: int | None = None) -> None:
+    def __init__(
+        self, places: int, *, a_second: int | None = None, waiting: int = 0, wait_seconds: float = 0.0
+    ) -> None:
         self._free = threading.BoundedSemaphore(max(1, places))
+        self._waiting = threading.BoundedSemaphore(waiting)
+        self._wait_seconds = wait_seconds
         self._rate = None if a_second is None else RateLimit(a_second)
 
     @contextmanager
@@ -46,7 +51,7 @@ class ConcurrencyLimit:
 
         :raises Overloaded: when none is free, or too many were taken in the last second.
         """
-        if not self._free.acquire(blocking=False):
+        if not (self._free.acquire(blocking=False) or self._wait_for_place()):
             raise Overloaded
         try:
             if self._rate is not None:
@@ -54,3 +59,11 @@ class ConcurrencyLimit:
             yield
         finally:
             self._free.release()
+
+    def _wait_for_place(self) -> bool:
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._free.acquire(timeout=self._wait_seconds)
+        finally:
+            self._waiting.release()

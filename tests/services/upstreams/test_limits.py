@@ -1,5 +1,6 @@
 """Limits: places at once, and beginnings a second."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -32,6 +33,22 @@ class TestConcurrencyLimit:
         with pytest.raises(Overloaded), limit.hold():
             pass
         wait_until(lambda: holds(limit), seconds=2, what="another second")
+
+    def test_it_lets_so_many_wait_for_a_place_that_is_soon_free(self) -> None:
+        limit = ConcurrencyLimit(1, waiting=1, wait_seconds=20)
+        for _ in range(2):
+            with ThreadPoolExecutor(1) as threads:
+                with limit.hold():
+                    waiting = threads.submit(holds, limit)
+                    wait_until(lambda: not limit._waiting._value, seconds=10, what="one that waits")
+                    assert not holds(limit)
+                assert waiting.result(10)
+
+    def test_it_refuses_who_has_waited_for_so_long(self) -> None:
+        limit = ConcurrencyLimit(1, waiting=1, wait_seconds=0.05)
+        with limit.hold():
+            assert not holds(limit)
+        assert holds(limit)
 
 
 def holds(limit: ConcurrencyLimit) -> bool:
