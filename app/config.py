@@ -2,16 +2,21 @@
 
 import math
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
 T = TypeVar("T")
 
 # prometheus_client's own variable, which it reads itself.
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+DATABASE_URL = "STRIPE_SERVICE_DATABASE_URL"
 
 
 class ConfigurationError(Exception):
@@ -63,6 +68,14 @@ class Settings:
             raise ConfigurationError(self.problems)
         return self
 
+    def require_database(self) -> None:
+        """Check what a command needs that works with nothing but the database.
+
+        :raises ConfigurationError: when no database is named.
+        """
+        if not self.database_url:
+            raise ConfigurationError(problem for problem in self.problems if problem.startswith(DATABASE_URL))
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Read the environment; what is wrong with it is kept in `problems`, for whoever needs valid settings to raise.
@@ -72,7 +85,7 @@ class Settings:
         """
         reader = _Reader(environ)
         return cls(
-            database_url=reader.required("STRIPE_SERVICE_DATABASE_URL", _database_url, ""),
+            database_url=reader.required(DATABASE_URL, _database_url, ""),
             api_keys=reader.required("STRIPE_SERVICE_API_KEY", _secrets, ()),
             webhook_secrets=reader.required("STRIPE_WEBHOOK_SECRET", _secrets, ()),
             key_service_url=reader.required("KEY_SERVICE_URL", _http_url, ""),
@@ -114,6 +127,18 @@ def provide_metrics_directory(environ: MutableMapping[str, str] = os.environ) ->
     return environ[METRICS_DIRECTORY]
 
 
+def require_own_address(host: str) -> None:
+    """Check that this machine can listen at HOST, which is no matter to a command that doesn't.
+
+    :raises ConfigurationError: when it can't.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.bind((host, 0))
+    except (OSError, UnicodeError):
+        raise ConfigurationError(["HOST must be an address of this machine, without a port."]) from None
+
+
 class _Reader:
     """Parses variables one by one and collects a sentence for each that can't be used. No sentence repeats a value."""
 
@@ -143,7 +168,22 @@ def _database_url(text: str) -> str:
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
         raise ValueError("must be a postgresql:// URL")
     # SQLAlchemy 2.1 takes a bare postgresql:// to mean psycopg 3.
-    return f"postgresql+psycopg2://{rest}"
+    url = f"postgresql+psycopg2://{rest}"
+    if not _names_database(url):
+        raise ValueError("must be a postgresql:// URL that names a database")
+    return url
+
+
+def _names_database(url: str) -> bool:
+    """Whether it says which database is meant: without a name, libpq would take one from its own defaults.
+
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-DBNAME
+    """
+    try:
+        read = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    return bool(read.database or read.query.get("dbname") or read.query.get("service"))
 
 
 def _http_url(text: str) -> str:

@@ -260,6 +260,15 @@ class Database:
             borrowed.invalidate()
 
 
+def refuse_connections(engine: Engine) -> None:
+    """Let nobody connect: where no database is named, libpq would take one from its own defaults."""
+    event.listen(engine, "do_connect", _refuse)
+
+
+def _refuse(*_: object) -> None:
+    raise psycopg2.OperationalError("no database is named")
+
+
 def connect_twice(engine: Engine) -> None:
     """Try a first connection twice: a database that was asleep may refuse one."""
     event.listen(engine, "do_connect", _connect)

@@ -10,7 +10,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 from prometheus_client.multiprocess import mark_process_dead
 
-from app.config import ConfigurationError, Settings, provide_metrics_directory
+from app.config import ConfigurationError, Settings, provide_metrics_directory, require_own_address
 from app.gunicorn_worker import WholeRequestWorker
 from app.logs import WithoutRequest, configure_logging
 from app.metrics import share_between_processes
@@ -18,7 +18,10 @@ from app.metrics import share_between_processes
 
 def _settings() -> Settings:
     try:
-        return Settings.from_environment().require_valid()
+        settings = Settings.from_environment().require_valid()
+        # gunicorn itself would try for seconds, and not say which variable it is.
+        require_own_address(settings.host)
+        return settings
     except ConfigurationError as error:
         sys.exit("\n".join(["stripe-service can't start:", *(f"- {problem}" for problem in error.problems)]))
 

@@ -11,7 +11,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.config import Settings
-from app.database import connect_twice
+from app.database import connect_twice, refuse_connections
 from app.errors import MalformedRequest, ServiceError
 from app.extensions import db
 from app.http_framing import MAX_BODY_BYTES
@@ -39,7 +39,7 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def register_services(app: Flask, settings: Settings, services: Services | None) -> None:
     """Give the application the services that its use cases work with."""
     with app.app_context():
-        connect_twice(db.engine)
+        (connect_twice if settings.database_url else refuse_connections)(db.engine)
         app.extensions[EXTENSION_KEY] = services or Services.connect(settings, db.engine)
         watch_pool(db.engine, limit=settings.db_pool_size)
 

@@ -7,6 +7,8 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import Connection, event
 
+from app.cli.configured import exit_when_database_fails, require_database
+
 # A migration that can't have its lock at once gives up and is run again, rather than queue every request behind it.
 LOCK_TIMEOUT = "5s"
 
@@ -33,4 +35,6 @@ def bound_waits_for_locks(connection: Connection) -> None:
 
 if context.is_offline_mode():
     raise SystemExit("Migrations run on a database: set STRIPE_SERVICE_DATABASE_URL.")
-run_migrations()
+require_database()
+with exit_when_database_fails():
+    run_migrations()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import ConfigurationError, Settings
+from app.config import ConfigurationError, Settings, require_own_address
 from tests.web import clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,9 @@ class TestFromEnvironment:
         [
             ("STRIPE_SERVICE_DATABASE_URL", "mysql://db/x"),
             ("STRIPE_SERVICE_DATABASE_URL", "payments"),
+            ("STRIPE_SERVICE_DATABASE_URL", "postgresql:///?sslmode=require"),
+            ("STRIPE_SERVICE_DATABASE_URL", "postgresql://user@db"),
+            ("STRIPE_SERVICE_DATABASE_URL", "postgresql://db:port/payments"),
             ("STRIPE_SERVICE_API_KEY", " , "),
             ("KEY_SERVICE_URL", "keys.test"),
             ("KEY_SERVICE_URL", "ftp://keys.test"),
@@ -118,6 +121,36 @@ class TestGunicornConfig:
 
         in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
         assert result.stdout.split() == [str(in_memory), ".", "None"], result.stderr
+
+    @pytest.mark.parametrize("host", ["no.such.invalid", "192.0.2.1", "a..b", "[::1]", "127.0.0.1:80"])
+    def test_it_names_the_host_when_this_machine_can_not_listen_there(self, host: str) -> None:
+        """gunicorn would try five times; it fails with a traceback at a name that is none."""
+        with pytest.raises(ConfigurationError) as caught:
+            require_own_address(host)
+
+        assert caught.value.problems == ("HOST must be an address of this machine, without a port.",)
+
+    def test_it_refuses_to_start_with_such_a_host(self) -> None:
+        result = subprocess.run(
+            [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app"],
+            cwd=ROOT,
+            env=clean_environment() | VALID | {"HOST": "192.0.2.1"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+        assert result.returncode == 1
+        assert result.stderr.splitlines() == [
+            "stripe-service can't start:",
+            "- HOST must be an address of this machine, without a port.",
+        ]
+
+
+class TestRequireOwnAddress:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost"])
+    def test_it_takes_an_address_of_this_machine(self, host: str) -> None:
+        require_own_address(host)
 
 
 class TestCommands:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 from flask.cli import AppGroup
 
-from app.cli.configured import configured_services, exit_when_not_found
+from app.cli.configured import ServiceCommand, configured_services, exit_when_not_found
 from app.cli.printing import Printer, as_json
 from app.services import Services
 from app.services.operators.replay import Replayed, replay_all, replay_payment, replay_since
@@ -21,7 +21,7 @@ PROGRESS_SECONDS = 5.0
 events = AppGroup("events", help="Work with Stripe's events.")
 
 
-@events.command("replay")
+@events.command("replay", cls=ServiceCommand)
 @click.option("--payment", "payment_id", type=click.UUID, help="Fold this payment again.")
 @click.option("--since", type=click.DateTime(), help="Fold the payments with events received since then, in UTC.")
 @click.option("--all", "all_payments", is_flag=True, help="Fold all payments again, as after a change of the rules.")

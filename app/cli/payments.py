@@ -7,14 +7,14 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from app.cli.configured import configured_services, exit_when_not_found
+from app.cli.configured import ServiceCommand, configured_services, exit_when_not_found
 from app.cli.printing import as_json, print_json, print_table
 from app.services.operators.payments import list_stuck_operations, show_payment
 
 payments = AppGroup("payments", help="Look at payments.")
 
 
-@payments.command("show")
+@payments.command("show", cls=ServiceCommand)
 @click.argument("payment_id", type=click.UUID)
 @as_json
 def show(payment_id: uuid.UUID, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def _as_rows(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"field": name, "value": value} for name, value in fields.items()]
 
 
-@payments.command("stuck")
+@payments.command("stuck", cls=ServiceCommand)
 @as_json
 def show_stuck(as_json: bool) -> None:
     """List the payments that nobody but a person can decide."""

@@ -3,7 +3,7 @@
 import click
 from flask.cli import with_appcontext
 
-from app.cli.configured import configured_services
+from app.cli.configured import ServiceCommand, configured_services
 from app.cli.printing import Printer, Progress, as_json
 from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
@@ -12,7 +12,7 @@ from app.services.reconciliation.reconcile import Reconciled, find_apps, reconci
 from app.services.reconciliation.waiting_events import Rejoined, delete_old_waiting_events, rejoin_waiting_events
 
 
-@click.command("reconcile")
+@click.command("reconcile", cls=ServiceCommand)
 @as_json
 @with_appcontext
 def reconcile(as_json: bool) -> None:

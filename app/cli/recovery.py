@@ -5,7 +5,7 @@ import uuid
 import click
 from flask.cli import with_appcontext
 
-from app.cli.configured import configured_services
+from app.cli.configured import ServiceCommand, configured_services
 from app.cli.printing import Printer, Progress, as_json
 from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
@@ -16,7 +16,7 @@ from app.services.payments.orphan_runs import end_orphan_runs
 COMMAND = "flask recover"
 
 
-@click.command("recover")
+@click.command("recover", cls=ServiceCommand)
 @click.option("--id", "payment_id", type=click.UUID, help="Only this payment.")
 @as_json
 @with_appcontext

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 from flask.cli import with_appcontext
 
-from app.cli.configured import configured_services
+from app.cli.configured import ServiceCommand, configured_services
 from app.cli.jobs import Job, worker_jobs
 from app.cli.printing import Printer, as_json
 from app.cli.signals import stopping_on_signals
@@ -19,7 +19,7 @@ from app.services.stopping import Stop, Stopping
 LAST_SECONDS = 5.0
 
 
-@click.command("worker")
+@click.command("worker", cls=ServiceCommand)
 @as_json
 @with_appcontext
 def run_worker(as_json: bool) -> None:

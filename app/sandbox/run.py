@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import http.client
 import os
 import signal
@@ -20,6 +21,7 @@ from string import Template
 
 from dotenv import dotenv_values
 
+from app.config import DATABASE_URL, Settings
 from app.sandbox import postgres
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +143,7 @@ def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     :raises PostgresError: when the embedded PostgreSQL doesn't start.
     """
     _require_free_ports(plan)
+    _require_valid(plan.environment)
     environment = _storage(plan.environment) | plan.environment
     processes.run_to_end("flask db upgrade", "flask", "db", "upgrade", environment=environment)
     if plan.needs_stand_ins:
@@ -151,6 +154,13 @@ def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     _wait_until_ready(plan, processes)
     print(welcome(plan), flush=True)
     processes.watch()
+
+
+def _require_valid(environment: Mapping[str, str]) -> None:
+    """Check the settings before anything is started, as if the database that is started here already were."""
+    problems = Settings.from_environment({DATABASE_URL: "postgresql:///development", **environment}).problems
+    if problems:
+        raise RunError("\n".join(problems))
 
 
 def _require_free_ports(plan: Plan) -> None:
@@ -168,7 +178,11 @@ def _listen(listener: socket.socket, host: str, variable: str, port: str) -> Non
     try:
         listener.bind((host, _port(variable, port)))
         listener.listen()
+    except (socket.gaierror, UnicodeError) as err:
+        raise RunError("HOST must be an IPv4 address of this machine, without a port.") from err
     except OSError as err:
+        if err.errno == errno.EADDRNOTAVAIL:
+            raise RunError("HOST must be an IPv4 address of this machine, without a port.") from err
         raise RunError(f"Port {port} of {host} can't be used ({err.strerror}): set {variable} to another.") from err
 
 
@@ -181,8 +195,8 @@ def _port(variable: str, value: str) -> int:
 def _storage(environment: Mapping[str, str]) -> dict[str, str]:
     """Return where the data goes that isn't told where to go; the database is started for it."""
     storage = {"SANDBOX_DATA": str(postgres.checkout_directory() / "sandbox.json")}
-    if "STRIPE_SERVICE_DATABASE_URL" not in environment:
-        storage["STRIPE_SERVICE_DATABASE_URL"] = postgres.start("development")
+    if DATABASE_URL not in environment:
+        storage[DATABASE_URL] = postgres.start("development")
     return storage
 
 

@@ -125,8 +125,8 @@ def project(tmp_path: Path) -> Path:
     for name, text in FAKES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    for name in ("run.py", "postgres.py"):
-        shutil.copy(ROOT / "app/sandbox" / name, tmp_path / "app/sandbox")
+    for name in ("config.py", "sandbox/run.py", "sandbox/postgres.py"):
+        shutil.copy(ROOT / "app" / name, tmp_path / "app" / name)
     return tmp_path
 
 
@@ -139,7 +139,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
         "TMPDIR": str(tmp_path),
         "PORT": str(port),
         "SANDBOX_PORT": str(sandbox_port),
-        "STRIPE_SERVICE_DATABASE_URL": "postgresql://nowhere",
+        "STRIPE_SERVICE_DATABASE_URL": "postgresql://nowhere/payments",
         "WEB_CONCURRENCY": "1",
     }
 
@@ -341,6 +341,28 @@ class TestRun:
 
         assert runner.wait() == 1
         assert runner.output == "SANDBOX_PORT must be a port from 1 to 65535, not 'http'.\n"
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("WEB_CONCURRENCY", "two", "WEB_CONCURRENCY must be a whole number above 0."),
+            ("HOST", "no.such.invalid", "HOST must be an IPv4 address of this machine, without a port."),
+            ("HOST", "192.0.2.1", "HOST must be an IPv4 address of this machine, without a port."),
+            ("HOST", "a..b", "HOST must be an IPv4 address of this machine, without a port."),
+            (
+                "STRIPE_SERVICE_DATABASE_URL",
+                "mysql://db/payments",
+                "STRIPE_SERVICE_DATABASE_URL must be a postgresql:// URL.",
+            ),
+        ],
+    )
+    def test_it_starts_nothing_and_names_the_variable_when_a_setting_is_wrong(
+        self, spawn: Spawn, name: str, value: str, sentence: str
+    ) -> None:
+        runner = spawn(**{name: value})
+
+        assert runner.wait() == 1
+        assert runner.output == f"{sentence}\n"
 
     def test_it_names_the_second_variable_when_both_ports_are_the_same(
         self, spawn: Spawn, variables: dict[str, str]
