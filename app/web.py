@@ -1,5 +1,6 @@
 """What our HTTP adds to flask-smorest: names, JSON, the parser, the blueprint and the head of the OpenAPI document."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 import orjson
 from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.openapi import OpenAPIConverter
-from flask import Request, Response
+from flask import Request, Response, g
 from flask.json.provider import JSONProvider
 from flask_smorest import Api
 from flask_smorest import Blueprint as SmorestBlueprint
@@ -21,8 +22,10 @@ from werkzeug.exceptions import HTTPException, UnsupportedMediaType
 from werkzeug.routing import BaseConverter, Rule
 
 from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
-from app.schemas.base import camel_case
+from app.schemas.base import MAX_IGNORED, MAX_IGNORED_LENGTH, RequestSchema, camel_case
 from app.schemas.errors import ErrorSchema
+
+log = logging.getLogger(__name__)
 
 _ROUTE_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -154,9 +157,13 @@ class RequestParser(FlaskParser):
                 raise UnsupportedMediaType
             return missing
         try:
-            return orjson.loads(body) if body else missing
+            sent = orjson.loads(body) if body else missing
         except orjson.JSONDecodeError:
             raise InvalidRequest(form_errors=["The body is not readable as JSON."]) from None
+        if isinstance(schema, RequestSchema):
+            # Looked for with the answer, once the body is known to be valid.
+            g.ignored_names = schema.ignored_names(sent)
+        return sent
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         """The query.
@@ -237,6 +244,15 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
     def alt_response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
         """Document what else a view answers; like every answer, it carries the request's id."""
         return super().alt_response(*args, headers={REQUEST_ID: REQUEST_ID, **(headers or {})}, **kwargs)
+
+    @staticmethod
+    def _prepare_response_content(data: Any) -> Any:
+        """What is answered, with the names of what the request held in vain: a misspelt currency makes dollars."""
+        ignored = [name[:MAX_IGNORED_LENGTH] for name in islice(g.get("ignored_names", ()), MAX_IGNORED)]
+        if not ignored:
+            return data
+        log.warning("fields of the request were ignored: %s", ", ".join(ignored)[:MAX_NAMES_LENGTH])
+        return {**data, "ignoredFields": ignored}
 
     def errors(self, *statuses: int) -> Any:
         """Document that a view answers these errors; what is called stays the view itself."""

@@ -13,6 +13,7 @@ from app.schemas.catalog import (
     PriceCreateSchema,
     PriceListSchema,
     PriceSchema,
+    ProductCreatedSchema,
     ProductCreateSchema,
     ProductSchema,
 )
@@ -31,7 +32,7 @@ SHOW_ERRORS = (400, 401, 403, 404, 429, 502, 503, 504)
 @blp.route("/products/create", methods=["POST"])
 @blp.arguments(ProductCreateSchema)
 @blp.arguments(IdempotencyKeySchema, location="headers")
-@blp.response(200, ProductSchema)
+@blp.response(200, ProductCreatedSchema)
 @blp.errors(*CREATE_ERRORS)
 def create_product(body: dict[str, Any], headers: dict[str, str]) -> Any:
     """Create a product, or show the one that has its id.

@@ -1,7 +1,7 @@
 """What all schemas share: camelCase on the wire, strict types, no NUL, and null meaning absent."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -12,6 +12,9 @@ from marshmallow.validate import Length, Validator
 
 MAX_ID_LENGTH = 255
 MAX_URL_LENGTH = 2048
+# Of a request's fields that are not known, as far as they are repeated.
+MAX_IGNORED = 20
+MAX_IGNORED_LENGTH = 100
 
 
 @cache
@@ -96,6 +99,31 @@ class RequestSchema(CamelCaseSchema):
         if not field_obj.required:
             field_obj.allow_none = self.takes_null
 
+    def ignored_names(self, data: Any, where: str = "") -> Iterator[str]:
+        """The fields of a valid body that are not known, as `currencyy` or `lineItems.0.coupon`; null is no field."""
+        if not isinstance(data, Mapping) or self.unknown != EXCLUDE:
+            return
+        for name, value in data.items():
+            if value is None:
+                continue
+            field = self._by_name_on_the_wire.get(name)
+            nested = field and _nested(field)
+            if field is None:
+                yield f"{where}{name}"
+            elif isinstance(nested, RequestSchema):
+                yield from nested._ignored_in(value, f"{where}{name}.")
+
+    def _ignored_in(self, value: Any, where: str) -> Iterator[str]:
+        if isinstance(value, list):
+            for number, each in enumerate(value):
+                yield from self.ignored_names(each, f"{where}{number}.")
+        else:
+            yield from self.ignored_names(value, where)
+
+    @cached_property
+    def _by_name_on_the_wire(self) -> Mapping[str, Field[Any]]:
+        return {str(field.data_key): field for field in self.fields.values()}
+
     @pre_load
     def _drop_nulls(self, data: Any, **_: Any) -> Any:
         if not isinstance(data, Mapping):
@@ -105,6 +133,20 @@ class RequestSchema(CamelCaseSchema):
     @post_load
     def _drop_empty_strings(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {key: value for key, value in data.items() if value != ""}
+
+
+class CreatedSchema(CamelCaseSchema):
+    """What every answer to a create may hold. Whoever writes the answer knows what of the request was ignored."""
+
+    ignored_fields = List(
+        String(validate=Length(max=MAX_IGNORED_LENGTH)),
+        validate=Length(min=1, max=MAX_IGNORED),
+        metadata={
+            "description": "The fields of this request that are not known, and had no effect; left out where there are "
+            f"none. Of more than {MAX_IGNORED}, the first.",
+            "example": ["curency", "lineItems.0.discount"],
+        },
+    )
 
 
 class WholeMatch(Validator):

@@ -9,7 +9,7 @@ from marshmallow import ValidationError, post_load, validates_schema
 from marshmallow.fields import AwareDateTime, Boolean, Float, Integer, List, Nested, String
 from marshmallow.validate import OneOf, Range
 
-from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, RequestSchema, Text, WholeMatch
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, CreatedSchema, RequestSchema, Text, WholeMatch
 from app.schemas.payments import MAX_AMOUNT_IN_CENTS, Currency, Metadata
 
 # What Stripe's own description of its API says. https://github.com/stripe/openapi
@@ -233,6 +233,10 @@ class ProductSchema(_AnswerSchema):
     description = String(required=True, allow_none=True)
 
 
+class ProductCreatedSchema(ProductSchema, CreatedSchema):
+    """A product that was created, or was there before."""
+
+
 class _PriceFieldsSchema(CamelCaseSchema):
     price_id = String(required=True, attribute="id", metadata={"example": "price_sandbox"})
     product_id = String(required=True, metadata={"example": "prod_sandbox"})
@@ -251,7 +255,7 @@ class ListedPriceSchema(_PriceFieldsSchema):
     active = Boolean(required=True, metadata={"description": "Whether it can be used for new payments."})
 
 
-class PriceCreatedSchema(_AnswerSchema, _PriceFieldsSchema):
+class PriceCreatedSchema(_AnswerSchema, _PriceFieldsSchema, CreatedSchema):
     """A price that was created."""
 
 
@@ -265,9 +269,7 @@ class PriceListSchema(_AnswerSchema):
     prices = List(Nested(ListedPriceSchema), required=True)
 
 
-class CouponCreatedSchema(_AnswerSchema):
-    """A coupon that was created, or was there before."""
-
+class _CouponFieldsSchema(_AnswerSchema):
     coupon_id = String(required=True, attribute="id", metadata={"example": "SUMMER"})
     name = String(required=True, allow_none=True)
     percent_off = Float(required=True, allow_none=True, metadata={"example": 12.5})
@@ -281,7 +283,11 @@ class CouponCreatedSchema(_AnswerSchema):
     duration = String(required=True, metadata={"example": "once"})
 
 
-class CouponSchema(CouponCreatedSchema):
+class CouponCreatedSchema(_CouponFieldsSchema, CreatedSchema):
+    """A coupon that was created, or was there before."""
+
+
+class CouponSchema(_CouponFieldsSchema):
     """A coupon."""
 
     valid = Boolean(required=True, metadata={"description": "Whether it can still be redeemed."})

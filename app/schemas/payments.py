@@ -13,6 +13,7 @@ from app.schemas.base import (
     Bounded,
     BoundedList,
     CamelCaseSchema,
+    CreatedSchema,
     RequestSchema,
     Text,
     Url,
@@ -212,7 +213,7 @@ class PaymentIntentCreateSchema(_TrackedSchema):
         return {**data, "currency": data["currency"].lower()} if "currency" in data else data
 
 
-class CheckoutCreatedSchema(CamelCaseSchema):
+class CheckoutCreatedSchema(CreatedSchema):
     """A checkout that was created."""
 
     success = Boolean(required=True)
@@ -221,7 +222,7 @@ class CheckoutCreatedSchema(CamelCaseSchema):
     url = String(required=True, allow_none=True, metadata={"description": "Stripe's page, to send the customer to."})
 
 
-class PaymentIntentCreatedSchema(CamelCaseSchema):
+class PaymentIntentCreatedSchema(CreatedSchema):
     """A payment intent that was created."""
 
     success = Boolean(required=True)

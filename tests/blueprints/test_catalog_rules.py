@@ -391,3 +391,16 @@ class TestShowRules:
     @pytest.mark.parametrize("path", SHOWN[:3])
     def test_it_ignores_what_it_does_not_know(self, client: FlaskClient, stand_ins: StandIns, path: str) -> None:
         assert client.get(path + "?appId=shop&unheardOf=1").status_code == 200
+
+
+class TestIgnoredFields:
+    @pytest.mark.parametrize("path", BODIES)
+    def test_a_create_names_what_it_does_not_know(self, client: FlaskClient, path: str) -> None:
+        response = client.post(path, json=body(path, unheardOf=1))
+
+        assert (response.status_code, response.json["ignoredFields"]) == (200, ["unheardOf"])
+
+    def test_it_names_what_is_nested(self, client: FlaskClient) -> None:
+        response = client.post(PRICE, json=body(PRICE, recurring={"interval": "week", "every": 2}))
+
+        assert response.json["ignoredFields"] == ["recurring.every"]

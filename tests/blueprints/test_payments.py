@@ -116,6 +116,48 @@ class TestCreate:
         assert {entry["requestId"] for entry in stand_ins.ledger("runs-service")} == {"request-7"}
 
 
+class TestIgnoredFields:
+    def test_it_names_what_it_does_not_know_and_logs_no_value(
+        self, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        response = client.post(INTENT, json=intent(curency="eur", nothing=None, metadata={"free": "x"}))
+
+        assert response.json["ignoredFields"] == ["curency"]
+        (line,) = [record for record in caplog.records if record.name == "app.web"]
+        assert (line.levelname, line.getMessage()) == ("WARNING", "fields of the request were ignored: curency")
+
+    def test_it_names_what_is_nested(self, client: FlaskClient) -> None:
+        items = [
+            {"priceId": "price_sandbox", "quantity": 1},
+            {"priceId": "price_sandbox", "quantity": 1, "coupon": "A"},
+        ]
+        response = client.post(CHECKOUT, json=checkout(lineItems=items))
+
+        assert response.json["ignoredFields"] == ["lineItems.1.coupon"]
+
+    @both_routes
+    def test_it_leaves_the_list_out_when_everything_is_known(self, client: FlaskClient, path: str) -> None:
+        assert "ignoredFields" not in client.post(path, json=BODIES[path]()).json
+
+    def test_it_names_what_this_request_held_when_the_answer_is_given_again(self, client: FlaskClient) -> None:
+        headers = {"Idempotency-Key": "once"}
+        first = client.post(INTENT, json=intent(curency="eur"), headers=headers)
+        again = client.post(INTENT, json=intent(ammount=1), headers=headers)
+        without = client.post(INTENT, json=intent(), headers=headers)
+
+        assert again.json == {**first.json, "ignoredFields": ["ammount"]}
+        assert without.json == {name: value for name, value in first.json.items() if name != "ignoredFields"}
+
+    def test_it_repeats_few_and_not_all_of_a_long_one(
+        self, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        response = client.post(INTENT, json=intent(**{f"{number:03}" + "x" * 500: 1 for number in range(100)}))
+
+        assert response.json["ignoredFields"] == [f"{number:03}" + "x" * 97 for number in range(20)]
+        (line,) = [record for record in caplog.records if record.name == "app.web"]
+        assert len(line.getMessage()) < 300
+
+
 class TestWhichRun:
     def test_it_makes_a_child_of_the_callers_run_when_an_organisation_is_given(
         self, client: FlaskClient, stand_ins: StandIns, db: Connection
@@ -327,7 +369,7 @@ class TestIdempotencyKey:
         first = client.post(INTENT, json=intent(), headers=headers)
         again = client.post(INTENT, json=intent(currency="USD", description=None, ignored=1), headers=headers)
 
-        assert again.json == first.json
+        assert again.json == {**first.json, "ignoredFields": ["ignored"]}
 
     def test_it_gives_a_refusal_again(self, client: FlaskClient, stand_ins: StandIns) -> None:
         body, headers = checkout(lineItems=[{"priceId": "price_1", "quantity": 1}]), {"Idempotency-Key": "once"}
