@@ -40,7 +40,9 @@ _due = (
     .order_by(Operation.run_search_until)
     .limit(1)
     .with_for_update(skip_locked=True)
-    .subquery()
+    # In a join that is planned as a loop, a subquery would be run again for each row, and lock another one each time.
+    .cte("due")
+    .prefix_with("MATERIALIZED")
 )
 # To search until later than that is as right, and a lease from now it is due again: so nobody else takes the search
 # up meanwhile, and one that fails is made again.
