@@ -18,6 +18,8 @@ from tests.proxy import Proxy
 
 ROOT = Path(__file__).parents[1]
 SOCKET = ".s.PGSQL.5432"
+# Far longer than a migration of the tests takes.
+MIGRATION_SECONDS = 60
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def migrate(url: str, *, directory: Path = ROOT / "migrations") -> None:
     """Bring a database to the newest revision of a directory's."""
     command = [sys.executable, "-m", "flask", "db", "upgrade", "--directory", str(directory)]
     environment = {**os.environ, "STRIPE_SERVICE_DATABASE_URL": url}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=MIGRATION_SECONDS)
 
 
 def dispose(application: Flask) -> None:

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,23 +121,44 @@ class TestReadiness:
             db.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": current})
 
 
+@pytest.fixture
+def two_more(tmp_path: Path) -> Path:
+    """The directory of the migrations and of two more, which write down that they ran."""
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    after = MIGRATIONS[-1].revision
+    for revision in ("next", "last"):
+        script = MIGRATION.format(revision=revision, after=after)
+        (tmp_path / "migrations" / "versions" / f"{revision}.py").write_text(script)
+        after = revision
+    return tmp_path / "migrations"
+
+
 class TestMigrations:
     def test_each_waits_for_no_lock_for_long_and_may_make_an_index_concurrently(
-        self, server_url: str, tmp_path: Path
+        self, server_url: str, two_more: Path
     ) -> None:
         """Fails when the first of several migrations alone has the bound."""
-        shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
-        after = MIGRATIONS[-1].revision
-        for revision in ("next", "last"):
-            script = MIGRATION.format(revision=revision, after=after)
-            (tmp_path / "migrations" / "versions" / f"{revision}.py").write_text(script)
-            after = revision
-
         with migrated_database(server_url) as url:
             engine = create_engine(url, isolation_level="AUTOCOMMIT")
             with engine.connect() as connection:
                 connection.execute(text("CREATE TABLE seen (revision text, lock_timeout text)"))
-                migrate(url, directory=tmp_path / "migrations")
+                migrate(url, directory=two_more)
                 seen = connection.execute(text("SELECT * FROM seen")).all()
             engine.dispose()
         assert [tuple(row) for row in seen] == [("next", "5s"), ("last", "5s")]
+
+    def test_they_run_once_on_an_empty_database_when_several_upgrade_it_at_once(
+        self, server_url: str, two_more: Path
+    ) -> None:
+        """Fails when two may run one migration, and when who waits holds up an index that is made concurrently."""
+        with migrated_database(server_url) as url:
+            engine = create_engine(url, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection, ThreadPoolExecutor(3) as threads:
+                connection.execute(text("DROP SCHEMA public CASCADE"))
+                connection.execute(text("CREATE SCHEMA public"))
+                connection.execute(text("CREATE TABLE seen (revision text, lock_timeout text)"))
+                for upgrade in [threads.submit(migrate, url, directory=two_more) for _ in range(3)]:
+                    upgrade.result()
+                assert connection.execute(text("SELECT revision FROM seen")).scalars().all() == ["next", "last"]
+                assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["last"]
+            engine.dispose()
