@@ -1,4 +1,4 @@
-"""A Stripe event: what Stripe said about one of its objects, read from what it sent, and without secrets."""
+"""A Stripe event: what Stripe said about one of its objects, without secrets, and without who the customer is."""
 
 import uuid
 from collections.abc import Mapping
@@ -31,6 +31,16 @@ ANSWER_FIELDS = (
 
 # Secrets, and what may hold one: the page of a bank, the details of a challenge.
 SECRET_FIELDS = ("client_secret", "next_action")
+# Who the customer is, and with what they pay; docs/privacy.md. No fold reads any of it, in any object of Stripe's.
+PERSONAL_FIELDS = (
+    "address", "billing_address", "billing_details", "collected_information", "custom_fields", "customer_address",
+    "customer_details", "customer_email", "customer_name", "customer_phone", "customer_shipping", "customer_tax_ids",
+    "email", "evidence", "name", "payment_method_details", "phone", "receipt_email", "shipping", "shipping_address",
+    "shipping_details", "source", "tax_ids",
+)  # fmt: skip
+_LEFT_OUT = frozenset((*SECRET_FIELDS, *PERSONAL_FIELDS))
+# What these refer to is the customer's own: of an expanded one, the id is kept.
+PERSONAL_REFERENCES = ("customer", "payment_method")
 # Of an object, in levels: far more than any of Stripe's has, and less than orjson writes, which is 254.
 MAX_DEPTH = 200
 # What jsonb can't hold, and what stands for it.
@@ -148,7 +158,7 @@ def answer_event_prefix(operation_id: uuid.UUID) -> str:
 
 
 def storable(value: Any, levels: int = MAX_DEPTH) -> Any:
-    """A copy without secrets, and without what jsonb refuses.
+    """A copy without secrets, without what is personal, and without what jsonb refuses.
 
     :param levels: how many objects and lists may lie in each other
     :raises ValueError: when it is too deep
@@ -160,10 +170,14 @@ def storable(value: Any, levels: int = MAX_DEPTH) -> Any:
     if isinstance(value, list):
         return [storable(inner, levels - 1) for inner in value]
     return {
-        key.replace(_NUL, _REPLACEMENT): storable(inner, levels - 1)
+        key.replace(_NUL, _REPLACEMENT): storable(_impersonal(key, inner), levels - 1)
         for key, inner in value.items()
-        if key not in SECRET_FIELDS
+        if key not in _LEFT_OUT
     }
+
+
+def _impersonal(key: str, value: Any) -> Any:
+    return id_of(value) if key in PERSONAL_REFERENCES and isinstance(value, Mapping) else value
 
 
 def _is_name(value: object) -> bool:
