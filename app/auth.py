@@ -43,7 +43,7 @@ def require_api_key() -> None:
         return
     sent = request.headers.get("X-API-Key") or _bearer_token()
     if not sent:
-        raise MissingApiKey("Missing API key")
+        raise MissingApiKey
     # WSGI hands headers over as Latin-1, which keeps any bytes as they came. All keys are compared, so that the time
     # taken doesn't tell which one was close.
     sent_bytes = sent.encode("latin-1")

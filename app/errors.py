@@ -39,18 +39,22 @@ Internal: no caller is answered with it. docs/errors.md says when each code is a
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import psycopg2
 import psycopg2.errors
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, current_app, g, jsonify, request
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import NotFound as NotFoundOfHttp
 
 log = logging.getLogger(__name__)
+
+_SLASHES = re.compile(r"/{2,}")
 
 
 # Of what a caller called fields of its own, as far as it is repeated.
@@ -125,10 +129,14 @@ class MalformedRequest(ServiceError):
 
 
 class MissingApiKey(ServiceError):
-    """The caller sent no API key."""
+    """The caller sent no API key; `details` names the header, as the sentence is fixed."""
 
     status = 401
     code = "missing_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("Missing API key")
+        self.details = {"fieldErrors": {"X-API-Key": ["Send an API key in this header."]}, "formErrors": []}
 
 
 class InvalidApiKey(ServiceError):
@@ -357,12 +365,29 @@ def _log_fields(error: ServiceError) -> dict[str, object]:
     return {"reason": error.reason} if isinstance(error, DatabaseUnavailable) else {}
 
 
+# What a caller does next, where the name of the status alone doesn't say it.
+_NEXT_STEPS = {
+    413: "send a body of at most 1 MiB (1,048,576 bytes)",
+    415: "send the body as JSON, with the header Content-Type: application/json",
+}
+
+
 def _answer_http_exception(error: HTTPException) -> Response:
     status = error.code or 500
-    response = _answer(status, error.name, error.name.lower().replace(" ", "_"), None, None)
+    next_step = _right_path() if isinstance(error, NotFoundOfHttp) else _NEXT_STEPS.get(status)
+    sentence = f"{error.name}: {next_step}" if next_step else error.name
+    response = _answer(status, sentence, error.name.lower().replace(" ", "_"), None, None)
     # A 405 has to keep its Allow header.
     response.headers.extend((k, v) for k, v in error.get_headers() if k not in ("Content-Type", "Content-Length"))
     return response
+
+
+def _right_path() -> str | None:
+    """Names the route that a path with a slash too many must mean, if there is one."""
+    path = _SLASHES.sub("/", request.path).rstrip("/")
+    if path == request.path or not current_app.create_url_adapter(request).allowed_methods(path):  # type: ignore[union-attr]
+        return None
+    return f"the path has a slash too many, use {path[:MAX_NAMES_LENGTH]}"
 
 
 def _answer(

@@ -24,6 +24,7 @@ class TestRequireApiKey:
 
         assert response.status_code == 401
         assert response.json["error"] == "Missing API key"
+        assert list(response.json["details"]["fieldErrors"]) == ["X-API-Key"]
 
     @pytest.mark.parametrize("key", ["wrong", "caller-ke", "caller-keyy", "caf\u00e9", "\xff\xfe", "CALLER-KEY"])
     def test_it_answers_403_for_another_key(self, app: Flask, key: str) -> None:

@@ -207,3 +207,36 @@ class TestIsDatabaseOutage:
     @pytest.mark.parametrize("sqlstate", ["22012", "23505", "25001", "25P02", "42501", "42601", "42P01", "XX001"])
     def test_it_is_none_when_a_statement_or_the_data_is_wrong(self, services: Services, sqlstate: str) -> None:
         assert not is_database_outage(self.raised(services, sqlstate))
+
+
+class TestNextStep:
+    """What callers do wrong most, each with what to do next."""
+
+    @pytest.mark.parametrize(
+        ("code", "advice"),
+        [("request_entity_too_large", "at most 1 MiB"), ("unsupported_media_type", "Content-Type: application/json")],
+    )
+    def test_the_sentence_says_it(self, client: FlaskClient, code: str, advice: str) -> None:
+        wrong = OF_HTTP[code]
+        answer = client.open(wrong["path"], **{name: value for name, value in wrong.items() if name != "path"})
+
+        assert advice in answer.json["error"]
+
+    @pytest.mark.parametrize(
+        ("path", "right"),
+        [
+            ("/stats/", "/stats"),
+            ("/checkout//create", "/checkout/create"),
+            ("/status/x/", "/status/x"),
+            ("/checkout/create/?a=b", "/checkout/create"),
+        ],
+    )
+    def test_a_slash_too_many_names_the_right_path(self, client: FlaskClient, path: str, right: str) -> None:
+        answer = client.get(path)
+
+        assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+        assert answer.json["error"] == f"Not Found: the path has a slash too many, use {right}"
+
+    @pytest.mark.parametrize("path", ["/nothing", "/nothing/"])
+    def test_a_path_that_is_no_route_names_none(self, client: FlaskClient, path: str) -> None:
+        assert client.get(path).json["error"] == "Not Found"

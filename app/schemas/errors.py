@@ -6,7 +6,7 @@ from app.schemas.base import CamelCaseSchema
 
 
 class ErrorDetailsSchema(CamelCaseSchema):
-    """Which rules a request breaks."""
+    """Which rules a request breaks, by field or by header."""
 
     field_errors = Dict(
         keys=String(),

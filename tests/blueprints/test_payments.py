@@ -170,6 +170,23 @@ class TestWhichRun:
         assert (ours["parentRunId"], row(db).parent_run_id) == (parent, parent)
         assert (runs[parent]["status"], ours["status"]) == ("running", "completed")
 
+    def test_it_calls_the_callers_run_wrong_when_runs_service_knows_no_such_parent(
+        self, client: FlaskClient, stand_ins: StandIns
+    ) -> None:
+        response = client.post(INTENT, json=intent(runId="1b671a64-40d5-491e-99b0-da01ff1f3341"))
+
+        assert (response.status_code, response.json["code"]) == (400, "invalid_request")
+        assert response.json["details"]["fieldErrors"] == {"runId": ["runs-service knows no such run."]}
+        assert stand_ins.effects() == []
+
+    def test_it_calls_nothing_of_the_callers_wrong_when_the_parent_exists(
+        self, client: FlaskClient, stand_ins: StandIns
+    ) -> None:
+        parent = stand_ins.new_run()
+        stand_ins.fault("runs-service", "status", method="POST", status=400)
+
+        assert client.post(INTENT, json=intent(runId=parent)).status_code == 502
+
     def test_it_makes_a_run_without_parent_when_the_callers_is_no_uuid(
         self, client: FlaskClient, stand_ins: StandIns, db: Connection
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, func, select
 
 from app.database import Batch
+from app.errors import InvalidRequest, ServiceError, UpstreamError
 from app.models import Operation, Payment, PaymentKind, PaymentStatus, TrackingState
 from app.services import Services
 from app.services.operations.kind import Tracking
@@ -44,23 +45,39 @@ _ON_SHARED_RUN = Batch(
 def create_run(operation: HeldOperation, services: Services, context: CallContext) -> str | None:
     """Create a run of the payment's own where it is for an organisation: a child of the caller's.
 
+    :raises InvalidRequest: when runs-service knows no such run of the caller's.
     :raises UpstreamError: when runs-service doesn't answer as it should.
     """
     request = operation.request
     if request.get("org_id") is None:
         return None
-    return services.runs.create(
-        NewRun(
-            org_id=request["org_id"],
-            app_id=operation.app_id,
-            task_name=TASK_NAMES[PaymentKind(operation.kind)],
-            idempotency_key=operation.upstream_key,
-            parent_run_id=parent_run_of(request),
-            brand_id=request.get("brand_id"),
-            campaign_id=request.get("campaign_id"),
-        ),
-        context,
+    new = NewRun(
+        org_id=request["org_id"],
+        app_id=operation.app_id,
+        task_name=TASK_NAMES[PaymentKind(operation.kind)],
+        idempotency_key=operation.upstream_key,
+        parent_run_id=parent_run_of(request),
+        brand_id=request.get("brand_id"),
+        campaign_id=request.get("campaign_id"),
     )
+    try:
+        return services.runs.create(new, context)
+    except UpstreamError as error:
+        # The refusal itself doesn't say what of it is refused.
+        if error.executed is False and new.parent_run_id and _is_unknown(new.parent_run_id, services, context):
+            raise InvalidRequest({"runId": ["runs-service knows no such run."]}) from error
+        raise
+
+
+def _is_unknown(run_id: str, services: Services, context: CallContext) -> bool:
+    """Whether runs-service says that there is no such run; where it says nothing, nobody can tell."""
+    try:
+        services.runs.get(run_id, context)
+    except RunsRefusal:
+        return True
+    except ServiceError:
+        pass
+    return False
 
 
 def end_run_made_for_nothing(run_id: str, services: Services, context: CallContext) -> None:
