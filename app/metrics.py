@@ -200,7 +200,7 @@ class _BacklogCollector(Collector):
         self._backlog = backlog
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        up = "Whether the database answered in time; where it didn't, what only it knows is left out."
+        up = "Whether the database answered in time and is migrated; where not, what only it knows is left out."
         yield GaugeMetricFamily("stripe_service_database_up", up, value=self._backlog is not None)
         if self._backlog is not None:
             yield from _families(self._backlog)

@@ -18,7 +18,7 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from app import create_app, metrics
@@ -350,6 +350,16 @@ class TestBacklog:
         assert figures.get("stripe_service_database_up") == 0
         assert not [name for name in figures.names if name.startswith("stripe_service_payments_")]
         assert figures.get(REQUESTS, method="GET", route="/health", status="200")
+
+    def test_it_is_left_out_while_the_database_is_not_migrated(self, app: Flask, settings: Settings) -> None:
+        """Its tables are in another schema than the one that the service looks into."""
+        url = make_url(settings.database_url).update_query_dict({"options": "-csearch_path=pg_catalog"})
+        with another_client(replace(settings, database_url=url.render_as_string(hide_password=False))) as client:
+            figures = scrape(client)
+            checks = client.get("/health/ready").json["checks"]
+
+        assert figures.get("stripe_service_database_up") == 0
+        assert checks == {"database": "ok", "migrations": "not at head"}
 
     def test_it_is_left_out_while_the_database_is_silent(self, app: Flask, settings: Settings) -> None:
         """Prometheus gives up after 10 seconds."""

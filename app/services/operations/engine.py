@@ -27,7 +27,7 @@ from datetime import timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, UpdateBase, bindparam, func, null, or_, update
+from sqlalchemy import ColumnElement, UpdateBase, bindparam, case, func, null, or_, update
 
 from app.database import Batch
 from app.errors import (
@@ -40,7 +40,7 @@ from app.errors import (
     is_database_outage,
 )
 from app.logs import about
-from app.models import Operation, Payment, PaymentStatus, Step
+from app.models import Operation, Payment, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events.receive import adopt_events_that_wait_for, store_answer_and_commit
 from app.services.events.stripe_event import answer_event
@@ -78,11 +78,23 @@ TAKE_BACK = Batch(
     .returning(Operation.id)
 )
 
+# What becomes of Stripe's part is known: an operation that was stuck isn't any more, and is tracked again.
+_was_stuck = Operation.tracking_state == TrackingState.STUCK
+_has_no_run = Operation.run_id.is_(None) & Operation.request["org_id"].is_(None)
+_UNSTUCK = {
+    "tracking_state": case(
+        (_was_stuck & _has_no_run, TrackingState.NONE),
+        (_was_stuck, TrackingState.PENDING),
+        else_=Operation.tracking_state,
+    ),
+    "tracking_error": case((_was_stuck, null()), else_=Operation.tracking_error),
+}
+
 # From here on, every retry is given this answer.
 _keep_answer = (
     update(Operation)
     .where(HOLDS_LEASE, Operation.step == Step.ASKED)
-    .values(step=Step.TAKEN, answer_status=bindparam("answer_status"), answer=bindparam("answer"))
+    .values(step=Step.TAKEN, answer_status=bindparam("answer_status"), answer=bindparam("answer"), **_UNSTUCK)
 )
 TAKE = Batch(_keep_answer.returning(Operation.id))
 
@@ -106,7 +118,7 @@ REFUSE = Batch(_rejected(Operation.step == Step.ASKED), _keep_answer.returning(O
 _is_untaken = or_(Operation.step == Step.ACCEPTED, Operation.step == Step.ASKED)
 ABANDON = Batch(
     _rejected(_is_untaken),
-    update(Operation).where(HOLDS_LEASE, _is_untaken).values(step=Step.TAKEN).returning(Operation.id),
+    update(Operation).where(HOLDS_LEASE, _is_untaken).values(step=Step.TAKEN, **_UNSTUCK).returning(Operation.id),
 )
 
 FINISH = Batch(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, func, update
+from sqlalchemy import Text, bindparam, case, func, update
 
 from app.database import Batch
 from app.errors import DATABASE_ERRORS, ServiceError, UpstreamError
-from app.models import Operation, Step
+from app.models import Operation, Step, TrackingState
 from app.services import Services
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class HeldOperation:
     asked_anew: bool = False
     answer_status: int | None = None
     recovery_tries: int = 0
+    tracking_state: str | None = None
 
     @property
     def upstream_key(self) -> str:
@@ -67,7 +68,14 @@ HOLDS_LEASE = (Operation.id == bindparam("operation_id")) & (Operation.lease_tok
 _RELEASE = Batch(
     update(Operation)
     .where(HOLDS_LEASE, Operation.step != Step.FINISHED)
-    .values(lease_until=func.now() + bindparam("pause"), tracking_error=bindparam("tracking_error"))
+    .values(
+        lease_until=func.now() + bindparam("pause"),
+        # Why it is stuck stays what is said of it.
+        tracking_error=case(
+            (Operation.tracking_state == TrackingState.STUCK, Operation.tracking_error),
+            else_=bindparam("tracking_error", type_=Text),
+        ),
+    )
 )
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Text, all_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import Boolean, Text, all_, bindparam, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
@@ -136,6 +136,7 @@ _ASK_ANEW = Batch(
     .returning(Operation.id)
 )
 
+_is_stuck = bindparam("is_stuck", type_=Boolean)
 _PUT_OFF = Batch(
     update(Operation)
     .where(HOLDS_LEASE, Operation.step != Step.FINISHED)
@@ -144,27 +145,17 @@ _PUT_OFF = Batch(
         lease_until=case((Operation.step == Step.TAKEN, func.now() + bindparam("pause")), else_=func.now()),
         recover_at=func.now() + bindparam("backoff"),
         recovery_tries=Operation.recovery_tries + 1,
-        tracking_state=case((bindparam("is_stuck"), TrackingState.STUCK), else_=Operation.tracking_state),
-        tracking_error=bindparam("tracking_error"),
+        tracking_state=case((_is_stuck, TrackingState.STUCK), else_=Operation.tracking_state),
+        # What is stuck stays so, with the reason for that, while a try ends in an outage.
+        tracking_error=case(
+            (~_is_stuck & (Operation.tracking_state == TrackingState.STUCK), Operation.tracking_error),
+            else_=bindparam("tracking_error", type_=Text),
+        ),
     )
 )
 
 _EXTEND = Batch(
     update(Operation).where(HOLDS_LEASE, Operation.step == Step.ASKED).values(lease_until=LEASE).returning(Operation.id)
-)
-
-# An operation that was stuck and walks on is tracked again.
-_UNSTICK = Batch(
-    update(Operation)
-    .where(HOLDS_LEASE, Operation.tracking_state == TrackingState.STUCK)
-    .values(
-        tracking_state=case(
-            (Operation.run_id.is_(None) & Operation.request["org_id"].is_(None), TrackingState.NONE),
-            else_=TrackingState.PENDING,
-        ),
-        tracking_error=null(),
-    )
-    .returning(Operation.id)
 )
 
 
@@ -221,9 +212,10 @@ def count_left(services: Services, *, only_id: uuid.UUID | None = None) -> int:
 def recover(operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext) -> Recovered:
     """Walk one claimed operation to its end, or put it off."""
     try:
-        if services.database.run(_UNSTICK, **held_by(operation)):
+        outcome = _advance(operation, kind, services, context)
+        if operation.tracking_state == TrackingState.STUCK:
             log.info("operation %s is no longer stuck", operation.id)
-        return Recovered(operation.id, _advance(operation, kind, services, context))
+        return Recovered(operation.id, outcome)
     except (_Stuck, NoStripeKey) as error:
         _put_off(operation, services, reason=str(error), pause=NO_PAUSE, is_stuck=True)
         return Recovered(operation.id, RecoveryOutcome.STUCK, str(error))

@@ -41,6 +41,7 @@ ROWS = text(
 )
 BODIES: dict[str, Callable[..., dict[str, Any]]] = {"/checkout/create": checkout, "/payment-intent/create": intent}
 ONCE = {"Idempotency-Key": "once"}
+TRACKING = text("SELECT tracking_state, tracking_error FROM operations")
 both_routes = pytest.mark.parametrize("path", BODIES)
 
 
@@ -268,6 +269,44 @@ class TestAsked:
         stand_ins.control("keys", appId="shop", key="sk_test_sandbox_shop")
         assert outcomes(recover(services, db)) == ["taken"]
         assert_balanced(db, stand_ins)
+
+    def test_it_stays_stuck_with_its_reason_until_it_walks_on(
+        self,
+        client: FlaskClient,
+        services: Services,
+        stand_ins: StandIns,
+        db: Connection,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A try that ends in an outage decides nothing."""
+        caplog.set_level("INFO", "app.services.operations.recovery")
+        stand_ins.fault("stripe", "reset", method="POST", executed=True)
+        client.post("/payment-intent/create", json=intent())
+        stand_ins.control("keys", appId="shop", key=None)
+        services.keys._keys.clear()
+        recover(services, db)
+        tracking = db.execute(TRACKING).one()
+
+        stand_ins.fault("key-service", "status", status=503)
+        assert (outcomes(recover(services, db)), db.execute(TRACKING).one()) == (["put off"], tracking)
+        assert tracking == ("stuck", "No Stripe key configured for appId 'shop'")
+        assert "no longer stuck" not in caplog.text
+
+        stand_ins.control("keys", appId="shop", key="sk_test_sandbox_shop")
+        assert outcomes(recover(services, db)) == ["taken"]
+        assert db.execute(TRACKING).one() == ("complete", None)
+        assert caplog.text.count("no longer stuck") == 1
+
+    def test_it_is_pending_and_not_stuck_when_only_its_run_is_left(
+        self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
+    ) -> None:
+        stand_ins.fault("stripe", "reset", method="POST", executed=True)
+        client.post("/payment-intent/create", json=intent())
+        db.execute(text("UPDATE operations SET tracking_state = 'stuck', tracking_error = 'No Stripe key'"))
+        stand_ins.fault("runs-service", "status", status=500, times=0)
+
+        assert outcomes(recover(services, db)) == ["taken"]
+        assert db.execute(TRACKING).one() == ("pending", "runs-service answered 500")
 
     def test_it_is_stuck_when_stripe_knows_the_key_with_other_parameters(
         self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
