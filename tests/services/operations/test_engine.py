@@ -153,6 +153,28 @@ STATEMENTS = {
 }  # fmt: skip
 
 
+def tracking_after(name: str, services: Services, db: Connection, **changes: Any) -> Any:
+    """State and error of a stuck operation, the only one, after a statement of its holder's."""
+    row, statement = insert_row(db, Step.ASKED), STATEMENTS[name]
+    db.execute(text("UPDATE operations SET tracking_state = 'stuck', tracking_error = 'No key'"))
+    services.database.run(statement.batch, **row.held_by(row.token), **{**statement.values, **changes})
+    return db.execute(text("SELECT tracking_state, tracking_error FROM operations")).one()
+
+
+class TestStuck:
+    @pytest.mark.parametrize("name", ["TAKE", "REFUSE", "ABANDON"])
+    def test_it_ends_with_what_decides_the_operation(self, services: Services, db: Connection, name: str) -> None:
+        state, error = tracking_after(name, services, db)
+
+        assert (state in ("pending", "none"), error) == (True, None)
+
+    @pytest.mark.parametrize(("name", "changes"), [("_RELEASE", {}), ("_PUT_OFF", {"is_stuck": False})])
+    def test_it_stays_with_its_reason_when_nothing_is_decided(
+        self, services: Services, db: Connection, name: str, changes: dict[str, Any]
+    ) -> None:
+        assert tracking_after(name, services, db, **changes) == ("stuck", "No key")
+
+
 class TestStatements:
     @pytest.mark.parametrize("is_holder", [True, False], ids=["holder", "other"])
     @pytest.mark.parametrize("step", STEPS)
