@@ -6,7 +6,9 @@ statement is prepared by the server.
 
 import re
 import select
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import result_tuple
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import Settings
 
@@ -204,19 +207,69 @@ class Transaction:
 _COMMIT = Batch(text("COMMIT"))
 
 
+class Queue:
+    """Places that are had in the order of asking.
+
+    SQLAlchemy's pool gives a connection to whoever is quickest: of many threads, those that come back for more let one
+    that waits wait in vain.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[threading.Event] = deque()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self, *, wait_seconds: float) -> Iterator[None]:
+        """Hold a place for the time of a block.
+
+        :raises sqlalchemy.exc.TimeoutError: when none comes in time, as the pool itself says it
+        """
+        with self._lock:
+            turn = None if self._free else threading.Event()
+            if turn is None:
+                self._free -= 1
+            else:
+                self._waiting.append(turn)
+        if turn is not None and not turn.wait(wait_seconds) and self._leave(turn):
+            raise PoolTimeoutError("no connection of the pool was free in time")
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _leave(self, turn: threading.Event) -> bool:
+        """Wait no longer; return whether it was in vain: a place may have come in this very instant."""
+        with self._lock:
+            if turn.is_set():
+                return False
+            self._waiting.remove(turn)
+            return True
+
+    def _give_back(self) -> None:
+        """Hand the place to whoever has waited the longest: it is free only when nobody waits."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 class Database:
     """Sends batches on connections of the pool, none of which is held longer than a transaction.
 
+    :param queue: where threads wait for one of the pool's connections
     :param answer_timeout_seconds: instead of the connections' own
     """
 
-    def __init__(self, engine: Engine, *, answer_timeout_seconds: float | None = None) -> None:
+    def __init__(self, engine: Engine, queue: Queue, *, answer_timeout_seconds: float | None = None) -> None:
         self.engine = engine
+        self._queue = queue
         self._answer_timeout_seconds = answer_timeout_seconds
 
     def giving_up_after(self, seconds: float) -> "Database":
         """The same database, for somebody who can't wait for an answer as long as others."""
-        return Database(self.engine, answer_timeout_seconds=seconds)
+        return Database(self.engine, self._queue, answer_timeout_seconds=seconds)
 
     def run(self, batch: Batch, /, **values: Any) -> list[Any]:
         """Send a batch as a transaction of its own; return the rows of its last statement."""
@@ -234,6 +287,11 @@ class Database:
 
     @contextmanager
     def _cursor(self) -> Iterator[DBAPICursor]:
+        with self._queue.place(wait_seconds=POOL_WAIT_SECONDS), self._borrowed_cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def _borrowed_cursor(self) -> Iterator[DBAPICursor]:
         borrowed = self.engine.raw_connection()
         driver = cast(BoundedConnection, borrowed.driver_connection)
         own_timeout = driver.answer_timeout_seconds

@@ -11,9 +11,8 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import Connection, NullPool, create_engine, event, text
 
-from app.database import connect_twice
-
 from app.cli.configured import exit_when_database_fails, require_database
+from app.database import connect_twice
 
 # A migration that can't have its lock at once gives up and is run again, rather than queue every request behind it.
 LOCK_TIMEOUT = "5s"

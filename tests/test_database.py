@@ -14,13 +14,15 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, bindparam, create_engine, func, literal, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app import create_app
 from app.config import Settings
-from app.database import Batch, Database
+from app.database import Batch, Database, Queue
 from app.request_context import EXTENSION_KEY
 from tests.databases import dispose
 from tests.factories import intent
+from tests.soak import amount
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess, free_port
@@ -356,3 +358,78 @@ def test_an_operational_error_is_an_outage() -> None:
     from app.errors import is_database_outage
 
     assert is_database_outage(OperationalError("x", None, Exception()))
+
+
+class TestQueue:
+    def test_who_has_waited_the_longest_comes_before_who_comes_back(self) -> None:
+        """Fails when a place that is given back is free for whoever is quickest."""
+        queue, order = Queue(1), []
+        waits = threading.Event()
+
+        def wait_once() -> None:
+            waits.set()
+            with queue.place(wait_seconds=10):
+                order.append("who waited")
+
+        with queue.place(wait_seconds=10):
+            waiting = threading.Thread(target=wait_once)
+            waiting.start()
+            waits.wait(10)
+            wait_until(lambda: queue._waiting, seconds=10, what="the other to wait")
+        with queue.place(wait_seconds=10):
+            order.append("who came back")
+        waiting.join(10)
+
+        assert order == ["who waited", "who came back"]
+
+    def test_it_gives_up_in_time_and_leaves_no_trace(self) -> None:
+        queue = Queue(1)
+        with queue.place(wait_seconds=1), pytest.raises(PoolTimeoutError), queue.place(wait_seconds=0.05):
+            pytest.fail("there is no place")
+        with queue.place(wait_seconds=0):
+            assert not queue._waiting
+
+    @pytest.mark.parametrize("places", [1, 3])
+    def test_never_more_are_held_than_there_are(self, places: int) -> None:
+        queue, held, most, lock = Queue(places), [0], [0], threading.Lock()
+
+        def work() -> None:
+            for _ in range(200):
+                with queue.place(wait_seconds=20):
+                    with lock:
+                        held[0] += 1
+                        most[0] = max(most[0], held[0])
+                    with lock:
+                        held[0] -= 1
+
+        with ThreadPoolExecutor(12) as threads:
+            for done in [threads.submit(work) for _ in range(12)]:
+                done.result(60)
+        assert most[0] <= places
+        assert queue._free == places
+
+
+@pytest.mark.soak
+def test_no_reader_waits_in_vain_while_others_come_back(
+    settings: Settings, client: FlaskClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """64 threads that only read, on a pool of 8: none hears 503."""
+    created = client.post("/payment-intent/create", json=intent()).json
+    app = create_app(replace(settings, db_pool_size=8))
+    ends_at = time.monotonic() + amount(2, 60)
+
+    def read() -> list[float]:
+        reader, taken = app.test_client(), []
+        reader.environ_base["HTTP_X_API_KEY"] = API_KEY
+        while (began := time.monotonic()) < ends_at:
+            assert reader.get(f"/status/{created['paymentId']}").status_code == 200
+            taken.append(time.monotonic() - began)
+        return taken
+
+    with ThreadPoolExecutor(64) as threads:
+        taken = sorted(seconds for done in [threads.submit(read) for _ in range(64)] for seconds in done.result(120))
+    dispose(app)
+    with capsys.disabled():
+        print(
+            f"\n{len(taken)} reads, p99 {taken[len(taken) * 99 // 100] * 1000:.0f} ms, most {taken[-1] * 1000:.0f} ms"
+        )

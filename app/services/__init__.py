@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.database import POOL_WAIT_SECONDS, Database
+from app.database import POOL_WAIT_SECONDS, Database, Queue
 from app.services.concurrency import ConcurrencyLimit
 from app.services.stopping import Stop
 from app.services.upstreams import limits
@@ -50,4 +50,5 @@ class Services:
         statistics_limit = limits.ConcurrencyLimit(
             settings.db_pool_size // 2, waiting=settings.web_threads * 5 // 8, wait_seconds=POOL_WAIT_SECONDS
         )
-        return cls(settings, Database(engine), keys, signing_secrets, runs, stripe, limit, statistics_limit)
+        database = Database(engine, Queue(settings.db_pool_size))
+        return cls(settings, database, keys, signing_secrets, runs, stripe, limit, statistics_limit)
