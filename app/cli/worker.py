@@ -15,6 +15,8 @@ from app.errors import ServiceError, is_database_outage
 from app.services import Services
 from app.services.stopping import Stop, Stopping
 
+# How soon a signal is seen that another thread was given.
+LOOK_SECONDS = 1.0
 # After the last call's deadline, for what is then written and said.
 LAST_SECONDS = 5.0
 
@@ -41,7 +43,9 @@ def take_turns(
     :param grace_seconds: how long the rows in hand are waited for in the end
     """
     crew = [_Repetition(job, services, printer, stop) for job in jobs]
-    stop.wait()
+    # The system may give a signal to any thread, and its handler runs here, when this one runs the next time.
+    while not stop.is_set:
+        stop.wait(LOOK_SECONDS)
     ends_at = time.monotonic() + grace_seconds
     for repetition in crew:
         repetition.end(max(0.0, ends_at - time.monotonic()))

@@ -13,6 +13,7 @@ from app.sandbox import connection, create_sandbox
 from app.sandbox.settings import SandboxSettings
 from app.sandbox.storage import Storage, UnreadableStateError
 from app.sandbox.world import EXTENSION, World
+from app.services.stopping import Stop
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -129,12 +130,14 @@ def serve(settings: SandboxSettings) -> None:
     stop = _stop_on_signals()
     threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
     print(f"sandbox listening on {server.url}", flush=True)
-    stop.wait()
+    # The system may give a signal to any thread, and its handler runs here, when this one runs the next time.
+    while not stop.is_set:
+        stop.wait(1.0)
     storage.save()
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
+def _stop_on_signals() -> Stop:
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
