@@ -176,7 +176,7 @@ class TestTakeTurns:
 
         def fail(*_: object) -> None:
             turns.append(1)
-            if len(turns) == 3:
+            if len(turns) >= 3 and others:
                 stop.set()
             raise error
 
@@ -185,8 +185,7 @@ class TestTakeTurns:
 
         self.run(Job("first", 0.001, fail), Job("other", 0.001, work), stop=stop)
 
-        assert capsys.readouterr().err == f"waiting: {sentence} (first)\n" * 3
-        assert others
+        assert capsys.readouterr().err == f"waiting: {sentence} (first)\n" * len(turns)
 
     def test_it_ends_with_an_error_that_is_a_bug(self) -> None:
         """Fails when the worker goes on for ever with a statement that PostgreSQL doesn't understand."""
