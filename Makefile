@@ -33,7 +33,7 @@ test-unit: install ## Run the tests that need neither PostgreSQL nor the stand-i
 test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 	$(BIN)/pytest -n 2 -m integration
 
-soak: install ## Run the tests that can do more with far more: some six minutes
+soak: install ## Run the tests that can do more with far more: some fifteen minutes
 	SOAK=1 $(BIN)/pytest -n 2 -v -m soak
 
 bench: install ## Measure each route's CPU, of the service and of PostgreSQL, next to that of a bare Flask route
