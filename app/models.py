@@ -290,6 +290,8 @@ class StripeEvent(Base):
         # Those that wait for a payment to learn an id of theirs, and are deleted when none does.
         Index("ix_stripe_events_refs", "refs", postgresql_using="gin", postgresql_where=text("payment_id IS NULL")),
         Index("ix_stripe_events_received_at", "received_at"),
+        # What Stripe listed and nobody could read, for people to look at.
+        Index("ix_stripe_events_unreadable", "received_at", postgresql_where=text("type = 'unreadable'")),
     )
 
 

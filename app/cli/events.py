@@ -1,4 +1,4 @@
-"""`flask events`: folding stored events again."""
+"""`flask events`: folding stored events again, and a look at what is none."""
 
 import signal
 import time
@@ -10,9 +10,10 @@ import click
 from flask.cli import AppGroup
 
 from app.cli.configured import ServiceCommand, configured_services, exit_when_not_found
-from app.cli.printing import Printer, as_json
+from app.cli.printing import Printer, as_json, print_json, print_table
 from app.services import Services
 from app.services.operators.replay import Replayed, replay_all, replay_payment, replay_since
+from app.services.operators.unreadable_events import list_unreadable_events
 
 # As a shell says that a command was interrupted.
 INTERRUPTED = 130
@@ -41,6 +42,20 @@ def replay(
     services, printer = configured_services(), Printer(as_json=as_json)
     with exit_when_not_found():
         _print_pages(_pages(payment_id, since, after, services), printer)
+
+
+@events.command("unreadable", cls=ServiceCommand)
+@as_json
+def show_unreadable(as_json: bool) -> None:
+    """List what Stripe listed among its events and nobody could read, as it came."""
+    unreadable = list_unreadable_events(services=configured_services())
+    if as_json:
+        for listed in unreadable:
+            print_json(listed)
+    elif unreadable:
+        print_table(unreadable)
+    else:
+        click.echo("Nothing is unreadable.")
 
 
 def _pages(

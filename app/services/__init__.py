@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.database import POOL_WAIT_SECONDS, Database, Queue
-from app.services.concurrency import ConcurrencyLimit
+from app.services.concurrency import FairLimit
 from app.services.stopping import Stop
 from app.services.upstreams import limits
 from app.services.upstreams.keys import KeyClient
@@ -25,7 +25,7 @@ class Services:
     signing_secrets: SigningSecrets
     runs: RunsClient
     stripe: Stripe
-    upstream_limit: ConcurrencyLimit
+    upstream_limit: FairLimit
     statistics_limit: limits.ConcurrencyLimit
     stop: Stop = field(default_factory=Stop)
 
@@ -45,7 +45,7 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
-        limit = ConcurrencyLimit(settings.web_threads)
+        limit = FairLimit(settings.web_threads)
         # Those of a large app take as long as a statement may: half of the connections are left to everything else.
         statistics_limit = limits.ConcurrencyLimit(
             settings.db_pool_size // 2, waiting=settings.web_threads * 5 // 8, wait_seconds=POOL_WAIT_SECONDS

@@ -66,7 +66,7 @@ class Places:
         return self._free > self._contested or self._held[app_id] < self._free
 
 
-class ConcurrencyLimit:
+class FairLimit:
     """How many requests may wait for upstreams at once, so that reads, webhooks and health keep threads.
 
     Who finds no place is refused at once rather than answered late.

@@ -1,5 +1,6 @@
-"""`flask events replay`: which payments are folded again."""
+"""`flask events`: which payments are folded again, and what nobody could read."""
 
+import functools
 import json
 import re
 import signal
@@ -12,6 +13,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
+from app.services import Services
+from app.services.events.receive import receive_event
+from app.services.events.stripe_event import unreadable_event
 from app.services.operators.replay import PAGE
 from tests.cli import Run
 from tests.cli.processes import Command
@@ -176,3 +180,21 @@ class TestReplayAll:
         resume = re.fullmatch(stopped, complained[-1])
         assert resume, complained
         assert flask(*resume[1].split()).stdout.splitlines()[-1] == "1 changed, 2 looked at"
+
+
+class TestUnreadable:
+    def test_it_shows_what_was_kept_of_each(self, flask: Run, services: Services) -> None:
+        too_deep: list[object] = functools.reduce(lambda inner, _: [inner], range(250), [])
+        for listed in ({"id": "evt_odd", "created": "now"}, too_deep, {"created": "now", "id": "evt_odd"}):
+            receive_event(unreadable_event(listed), app_id="shop", services=services)
+
+        shown = [json.loads(line) for line in flask("events", "unreadable", "--json").output.splitlines()]
+
+        assert [(each["app_id"], each["listed"]) for each in shown] == [
+            ("shop", None),
+            ("shop", {"id": "evt_odd", "created": "now"}),
+        ]
+        assert "evt_odd" in flask("events", "unreadable").output
+
+    def test_it_says_so_when_there_is_nothing(self, flask: Run) -> None:
+        assert flask("events", "unreadable").output == "Nothing is unreadable.\n"

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from app.errors import Overloaded
-from app.services.concurrency import THREADS, ConcurrencyLimit, InHand, Places, Work, side_by_side
+from app.services.concurrency import THREADS, FairLimit, InHand, Places, Work, side_by_side
 from app.services.stopping import Stop
 
 PATIENCE_SECONDS = 30
@@ -51,13 +51,13 @@ class TestPlaces:
         assert places.take("shop")
 
 
-class TestConcurrencyLimit:
+class TestFairLimit:
     @pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 1), (4, 2), (8, 5), (16, 12), (32, 24), (64, 48)])
     def test_one_app_has_some_three_quarters_of_the_threads_and_leaves_places_to_another(
         self, threads: int, most: int
     ) -> None:
         """One or two threads have no place for a second app."""
-        limit = ConcurrencyLimit(threads)
+        limit = FairLimit(threads)
         with ExitStack() as places:
             for _ in range(most):
                 places.enter_context(limit.hold("slow"))

@@ -1,5 +1,8 @@
 """A Stripe event: what Stripe said about one of its objects, without secrets, and without who the customer is."""
 
+import hashlib
+import json
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ MAX_SECONDS = 2**63 - 1
 # The ids of facts that are ours begin so; Stripe's begin with `evt_`.
 ANSWER_PREFIX = "op_"
 OBJECT_PREFIX = "snapshot_"
+UNREADABLE_PREFIX = "unreadable_"
+# The type of what Stripe listed among events, and is none that we can read.
+UNREADABLE = "unreadable"
 
 # Names an object instead of showing it, so it says nothing of a payment; it is stored as it is.
 # https://docs.stripe.com/api/v2/core/events/object
@@ -106,7 +112,7 @@ def read_event(event: object) -> Event:
     previous = None if is_thin else dig(event, "data", "previous_attributes")
     genuine = (
         _is_name(event.get("id"))
-        and not str(event["id"]).startswith(ANSWER_PREFIX)
+        and not str(event["id"]).startswith((ANSWER_PREFIX, UNREADABLE_PREFIX))
         and _is_name(event.get("type"))
         and isinstance(stripe_object, Mapping)
         # The object of a `balance.available` has no id, and that of an `invoice.upcoming` may have null.
@@ -145,6 +151,20 @@ def answer_event(operation_id: uuid.UUID, attempt: int, event_type: str, answer:
     told = {name: _plain(answer.get(name)) for name in ANSWER_FIELDS if name in answer}
     created = cents_of(answer.get("created")) or 0
     return Event(f"{ANSWER_PREFIX}{operation_id}:{attempt}", event_type, created, told)
+
+
+def unreadable_event(listed: object) -> Event:
+    """What Stripe listed among its events and is none, as a fact that says nothing: the same each time it is listed.
+
+    :param listed: JSON as it came; what is too deep to be kept is left out
+    """
+    # orjson writes nothing that is too deep to be kept.
+    digest = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+    try:
+        kept = storable(listed)
+    except ValueError:
+        kept = None
+    return Event(f"{UNREADABLE_PREFIX}{digest}", UNREADABLE, int(time.time()), {"listed": kept})
 
 
 def _plain(value: object) -> str | int | None:

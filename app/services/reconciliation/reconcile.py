@@ -25,7 +25,7 @@ from app.models import EventCursor, Payment
 from app.services import Services
 from app.services.concurrency import InHand, Work, side_by_side
 from app.services.events.receive import Outcome, receive_event
-from app.services.events.stripe_event import Event, NotAnEvent, read_event
+from app.services.events.stripe_event import UNREADABLE, Event, NotAnEvent, read_event, unreadable_event
 from app.services.events.stripe_object import id_of
 from app.services.operations.operation import LEASE, lease_of, reason_of
 from app.services.operations.recovery import DATABASE_TOO_SLOW, command_context
@@ -81,7 +81,7 @@ class Reconciled:
 
     :param listed: how many events Stripe listed, or its objects were turned into
     :param stored: how many of them were new
-    :param unreadable: how many things Stripe listed that are no events; each is in the log, and hid no other
+    :param unreadable: how many things Stripe listed that are no events; each is stored as it came, and hid no other
     :param objects_read: whether Stripe's objects were read, since it lists the events no more
     """
 
@@ -281,12 +281,15 @@ def _leave(cursor: HeldCursor, services: Services, *, is_lost: bool) -> None:
         log.warning("the lease of the cursor of app %s could not be ended; it lapses by itself", cursor.app_id)
 
 
-def _receive(done: Reconciled, event: Event | None, services: Services) -> Reconciled:
-    """Receive what was listed, and count it; None is no event."""
-    if event is None:
-        return replace(done, listed=done.listed + 1, unreadable=done.unreadable + 1)
+def _receive(done: Reconciled, event: Event, services: Services) -> Reconciled:
+    """Receive what was listed, and count it."""
     receipt = receive_event(event, app_id=done.app_id, services=services)
-    return replace(done, listed=done.listed + 1, stored=done.stored + (receipt.outcome is Outcome.STORED))
+    return replace(
+        done,
+        listed=done.listed + 1,
+        stored=done.stored + (receipt.outcome is Outcome.STORED),
+        unreadable=done.unreadable + (event.type == UNREADABLE),
+    )
 
 
 def _explain(cursor: HeldCursor, error: Exception) -> str:
@@ -300,8 +303,8 @@ def _explain(cursor: HeldCursor, error: Exception) -> str:
     return f"unexpected {type(error).__name__}, see the log"
 
 
-def _events(cursor: HeldCursor, services: Services, command: str, on_page: OnPage) -> Iterator[Event | None]:
-    """What may have been missed; None for each thing that Stripe lists and that is no event."""
+def _events(cursor: HeldCursor, services: Services, command: str, on_page: OnPage) -> Iterator[Event]:
+    """What may have been missed."""
 
     def new_context() -> CallContext:
         _extend(cursor, services)
@@ -311,22 +314,23 @@ def _events(cursor: HeldCursor, services: Services, command: str, on_page: OnPag
     window = cursor.window
     while window.types_left:
         for listed in services.stripe.list_as_shown(EVENTS, cursor.app_id, window.filters, new_context=new_context):
-            event = _readable(listed, cursor)
+            event = _read_listed(listed, cursor)
             yield event
-            # Who asks for the next one has received this one.
-            if event:
+            # Who asks for the next one has received this one. After what is no event, Stripe can't be asked to go on.
+            if event.type != UNREADABLE:
                 window.pass_over(event)
         window.end_types()
     if cursor.is_too_old:
         yield from read_object_events(cursor.app_id, since=window.since, services=services, new_context=new_context)
 
 
-def _readable(listed: object, cursor: HeldCursor) -> Event | None:
+def _read_listed(listed: object, cursor: HeldCursor) -> Event:
+    """What Stripe listed, as an event; where it is none, as one that keeps it for a person to look at."""
     try:
         return read_event(listed)
     except NotAnEvent:
         log.warning("Stripe lists %r for app %s, which is no event", id_of(listed), cursor.app_id)
-        return None
+        return unreadable_event(listed)
 
 
 class CursorLost(ServiceError):

@@ -358,7 +358,7 @@ class TestTake:
 
         assert step_of(db, row) == Step.FINISHED
 
-    @pytest.mark.parametrize("prefix", ["op_", "snapshot_"])
+    @pytest.mark.parametrize("prefix", ["op_", "snapshot_", "unreadable_"])
     def test_no_event_of_an_app_stands_for_what_stripe_answered(self, prefix: str) -> None:
         """An app with a webhook secret of its own chooses the ids of its events; Stripe's begin with `evt_`."""
         forged = {"id": f"{prefix}1", "type": "payment_intent.created", "created": 1, "data": {"object": {"id": "pi"}}}

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from app.services import Services
+from app.services.operators.unreadable_events import list_unreadable_events
 from app.services.reconciliation.reconcile import EVENT_TYPES, Reconciled, reconcile_apps
 from app.services.reconciliation.waiting_events import (
     UNMATCHED_KEPT,
@@ -183,14 +184,17 @@ class TestAllWebhooksLost:
             event(f"payment_intent.{kind}", paid_intent(made["paymentIntentId"])) for kind in ("created", "succeeded")
         ]
         odd = [{"id": "evt_odd", "object": "event", "created": "now"}, None, "evt_text", []]
+        secret = {"client_secret": "pi_1_secret_1", "id": "evt_odd_too"}
         page = {"object": "list", "data": [odd[0], paid[0], *odd[1:]], "has_more": True}
         stand_ins.fault("stripe", "json", method="GET", path="/v1/events", body=page)
-        last_page = {"object": "list", "data": [paid[1]], "has_more": False}
+        last_page = {"object": "list", "data": [odd[0], secret, paid[1]], "has_more": False}
         stand_ins.fault("stripe", "json", method="GET", path="/v1/events", body=last_page)
 
         done = reconcile(services, db)["shop"]
 
-        assert (done.error, done.unreadable, done.listed - done.stored) == (None, 4, 4)
+        assert (done.error, done.unreadable, done.listed - done.stored) == (None, 6, 1)
+        kept = [shown["listed"] for shown in list_unreadable_events(services=services)]
+        assert kept == [{"id": "evt_odd_too"}, *odd[::-1]]
         assert client.get(f"/status/{made['paymentId']}").json["payment"]["status"] == "succeeded"
         assert "Stripe lists 'evt_odd' for app shop, which is no event" in caplog.messages
 
