@@ -4,6 +4,9 @@ ServiceError                         500       internal_error
 ├── InvalidRequest                   400       invalid_request
 ├── UnknownFilter                    400       unknown_filter
 ├── NoStripeKey                      400       no_stripe_key
+├── IdempotencyKeyRequired           400       idempotency_key_required
+├── NothingToRefund                  400       nothing_to_refund
+├── SeveralPaymentIntents            400       several_payment_intents
 ├── StripeRefusal                    400, 402  Stripe's
 │   ├── NoSuchObject                 400       Stripe's                     services.upstreams.stripe
 │   └── ObjectExists                 400       Stripe's                     services.upstreams.stripe
@@ -15,10 +18,12 @@ ServiceError                         500       internal_error
 ├── InvalidApiKey                    403       invalid_api_key
 ├── NotFound                         404       not_found
 ├── IdempotencyKeyInUse              409       idempotency_key_in_use
+├── PaymentNotReady                  409       payment_not_ready
 ├── RequestLineTooLong               414       request_line_too_long
 ├── UnknownExpectation               417       unknown_expectation
 ├── IdempotencyKeyReused             422       idempotency_key_reused
 ├── StripeRateLimited                429       stripe_rate_limited
+│   └── ObjectLocked                 429       stripe_rate_limited          services.upstreams.stripe
 ├── HeaderFieldsTooLarge             431       header_fields_too_large
 ├── CursorLost                       500       cursor_lost                  services.reconciliation.reconcile (internal)
 ├── UnknownTransferCoding            501       unknown_transfer_coding
@@ -109,6 +114,37 @@ class NoStripeKey(ServiceError):
         super().__init__(f"No Stripe key configured for appId '{app_id}'")
 
 
+class IdempotencyKeyRequired(ServiceError):
+    """Without a key, a retry can't be told from a second request, which is just as legitimate."""
+
+    status = 400
+    code = "idempotency_key_required"
+
+    def __init__(self) -> None:
+        super().__init__("This request moves money: send an Idempotency-Key, so that a retry doesn't do it twice")
+
+
+class NothingToRefund(ServiceError):
+    """Nothing was received for the payment."""
+
+    status = 400
+    code = "nothing_to_refund"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing was received for this payment")
+
+
+class SeveralPaymentIntents(ServiceError):
+    """The payment was made by several payment intents, and the request says for none of them which."""
+
+    status = 400
+    code = "several_payment_intents"
+
+    def __init__(self, payment_intent_ids: list[str]) -> None:
+        super().__init__("Several payment intents of this payment have money left; name one as paymentIntentId")
+        self.details = {"paymentIntentIds": payment_intent_ids}
+
+
 class StripeRefusal(ServiceError):
     """Stripe refused the request for good; the message and the code are Stripe's."""
 
@@ -162,6 +198,16 @@ class IdempotencyKeyInUse(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("A request with this Idempotency-Key is being worked on; retry in a moment")
+
+
+class PaymentNotReady(ServiceError):
+    """The payment has nothing at Stripe yet that the request could be about."""
+
+    status = 409
+    code = "payment_not_ready"
+
+    def __init__(self) -> None:
+        super().__init__("This payment is not ready for that: Stripe has nothing of it yet")
 
 
 class RequestLineTooLong(ServiceError):

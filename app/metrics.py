@@ -66,6 +66,12 @@ events = Counter(
     ("outcome",),
     registry=registry,
 )
+operations = Counter(
+    "stripe_service_operations",
+    "Operations of which it became known what Stripe did, by kind: done, refused, or abandoned: nothing was done.",
+    ("kind", "outcome"),
+    registry=registry,
+)
 payment_statuses = Counter(
     "stripe_service_payment_statuses",
     "How often an event brought a payment to a status.",
@@ -156,6 +162,11 @@ def upstream_call(upstream: str, call: str) -> Iterator[None]:
 def count_event(*, is_new: bool, has_payment: bool) -> None:
     """Count an event that was received and committed."""
     events.labels(("stored" if has_payment else "unmatched") if is_new else "duplicate").inc()
+
+
+def count_operation(kind: str, outcome: str) -> None:
+    """Count an operation of which it is known what Stripe did."""
+    operations.labels(kind, outcome).inc()
 
 
 def count_status(status: str) -> None:

@@ -43,6 +43,39 @@ class PaymentKind(StrEnum):
     PAYMENT_INTENT = "payment_intent"
 
 
+class OperationKind(StrEnum):
+    """What Stripe is asked to do: to make a payment's object, or to do something with it."""
+
+    CHECKOUT_SESSION = "checkout_session"
+    PAYMENT_INTENT = "payment_intent"
+    REFUND = "refund"
+    CAPTURE = "capture"
+    CANCEL = "cancel"
+
+
+class ActionState(StrEnum):
+    """What became of something that was to be done with a payment."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"
+    STUCK = "stuck"
+
+
+class PaymentOrigin(StrEnum):
+    """What a payment began with, as callers know it."""
+
+    CHECKOUT = "checkout"
+    PAYMENT_INTENT = "payment_intent"
+
+
+class CaptureMethod(StrEnum):
+    """When money that was authorised is taken: at once, or when the app asks for it."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
 class Step(StrEnum):
     """How far an operation has walked: `app/services/operations/engine.py` says what each means."""
 
@@ -122,6 +155,7 @@ class Payment(Base):
     brand_id: Mapped[str | None] = mapped_column(String(200))
     campaign_id: Mapped[str | None] = mapped_column(String(200))
     description: Mapped[str | None] = mapped_column(Text)
+    capture_method: Mapped[str] = mapped_column(String(10), server_default=CaptureMethod.AUTOMATIC)
     # `metadata` is SQLAlchemy's own attribute on a model.
     payment_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
@@ -138,6 +172,8 @@ class Payment(Base):
     amount_received_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     amount_refunded_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     amount_disputed_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    # Of what is disputed, what won't come back.
+    amount_lost_in_cents: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     success_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     failure_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     refund_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -146,8 +182,10 @@ class Payment(Base):
     __table_args__ = (
         _one_of("kind", PaymentKind),
         _one_of("status", PaymentStatus),
+        _one_of("capture_method", CaptureMethod),
         CheckConstraint(
-            "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0 AND amount_disputed_in_cents >= 0",
+            "amount_received_in_cents >= 0 AND amount_refunded_in_cents >= 0 AND amount_disputed_in_cents >= 0"
+            " AND amount_lost_in_cents >= 0",
             name="no_negative_amount",
         ),
         CheckConstraint(
@@ -198,7 +236,7 @@ class Operation(Base):
     )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # The request as it was validated, so that any process can take the operation further.
+    # The request as it was validated, and what it is about at Stripe, so that any process can take it further.
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_hash: Mapped[bytes] = mapped_column(BYTEA)
     request: Mapped[dict[str, Any]]
@@ -231,7 +269,7 @@ class Operation(Base):
     run_search_until: Mapped[datetime | None]
 
     __table_args__ = (
-        _one_of("kind", PaymentKind),
+        _one_of("kind", OperationKind),
         _one_of("step", Step),
         _one_of("tracking_state", TrackingState),
         CheckConstraint("attempt > 0", name="attempt_counts_from_one"),
@@ -247,6 +285,8 @@ class Operation(Base):
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
+        # What was done with a payment.
+        Index("ix_operations_payment_id_actions", "payment_id", postgresql_where=text("id <> payment_id")),
         # What recovery has to look at.
         _where_known("operations", "lease_until"),
         _where_known("operations", "run_search_until"),
@@ -287,6 +327,8 @@ class StripeEvent(Base):
 
     __table_args__ = (
         Index("ix_stripe_events_payment_id", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
+        # A payment's charges, refunds and disputes by their own id.
+        Index("ix_stripe_events_own_id", text("(refs[1])"), postgresql_where=text("payment_id IS NOT NULL")),
         # Those that wait for a payment to learn an id of theirs, and are deleted when none does.
         Index("ix_stripe_events_refs", "refs", postgresql_using="gin", postgresql_where=text("payment_id IS NULL")),
         Index("ix_stripe_events_received_at", "received_at"),

@@ -8,8 +8,8 @@ from unittest.mock import patch
 from sqlalchemy import Connection, text
 
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until

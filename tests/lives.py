@@ -100,9 +100,9 @@ class Life:
         shape = {"currency": None if self.asked is None else CURRENCY, "created": BORN_AT}
         if self.kind is PaymentKind.PAYMENT_INTENT:
             made = {"id": INTENT, "object": "payment_intent", "amount": AMOUNT, "status": "requires_payment_method"}
-            return answer_event(PAYMENT_ID, 1, "payment_intent.created", made | shape)
+            return answer_event(f"{PAYMENT_ID}:1", "payment_intent.created", made | shape)
         made = {"id": SESSION, "object": "checkout.session", "amount_total": self.asked, "payment_intent": None}
-        return answer_event(PAYMENT_ID, 1, "checkout.session.created", made | shape)
+        return answer_event(f"{PAYMENT_ID}:1", "checkout.session.created", made | shape)
 
     def projection_of(self, events: Sequence[Event]) -> Projection:
         """What the fold makes of the payment, told by these events."""

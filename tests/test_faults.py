@@ -14,8 +14,8 @@ from sqlalchemy import Connection, text
 from app import create_app
 from app.config import Settings
 from app.request_context import EXTENSION_KEY
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from tests.books import assert_balanced, end_orphan_runs_at_once
 from tests.databases import database_address, dispose, through
 from tests.factories import checkout, intent

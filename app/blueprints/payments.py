@@ -1,8 +1,16 @@
-"""Creating payments."""
+"""Creating payments, and doing something with them."""
 
 from typing import Any
 
 from app.request_context import call_context, services
+from app.schemas.actions import (
+    CanceledSchema,
+    CancelSchema,
+    CapturedSchema,
+    CaptureSchema,
+    RefundCreatedSchema,
+    RefundCreateSchema,
+)
 from app.schemas.payments import (
     CheckoutCreatedSchema,
     CheckoutCreateSchema,
@@ -12,12 +20,14 @@ from app.schemas.payments import (
 )
 from app.services.operations.accept import OperationRequest, perform
 from app.services.operations.kind import Kind
+from app.services.payments.actions import CANCEL, CAPTURE, REFUND, act_on_payment
 from app.services.payments.kinds import CREATE_CHECKOUT_SESSION, CREATE_PAYMENT_INTENT
 from app.web import Blueprint
 
-blp = Blueprint("payments", __name__, description="Creating payments.")
+blp = Blueprint("payments", __name__, description="Creating payments, and doing something with them.")
 
 CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504)
+ACTION_ERRORS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503, 504)
 
 
 @blp.route("/checkout/create", methods=["POST"])
@@ -38,6 +48,41 @@ def create_checkout(body: dict[str, Any], headers: dict[str, str]) -> dict[str, 
 def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Create a payment intent, for a page of the caller's own."""
     return _create(CREATE_PAYMENT_INTENT, body, headers)
+
+
+@blp.route("/payments/<payment_id>/refund", methods=["POST"])
+@blp.arguments(RefundCreateSchema)
+@blp.arguments(IdempotencyKeySchema, location="headers")
+@blp.response(200, RefundCreatedSchema)
+@blp.errors(*ACTION_ERRORS)
+def refund_payment(body: dict[str, Any], headers: dict[str, str], payment_id: str) -> dict[str, Any]:
+    """Give back what was received for a payment, or a part of it; the Idempotency-Key is required."""
+    return _act(REFUND, payment_id, body, headers)
+
+
+@blp.route("/payments/<payment_id>/capture", methods=["POST"])
+@blp.arguments(CaptureSchema)
+@blp.arguments(IdempotencyKeySchema, location="headers")
+@blp.response(200, CapturedSchema)
+@blp.errors(*ACTION_ERRORS)
+def capture_payment(body: dict[str, Any], headers: dict[str, str], payment_id: str) -> dict[str, Any]:
+    """Take the money that a payment with captureMethod `manual` holds, or a part of it."""
+    return _act(CAPTURE, payment_id, body, headers)
+
+
+@blp.route("/payments/<payment_id>/cancel", methods=["POST"])
+@blp.arguments(CancelSchema)
+@blp.arguments(IdempotencyKeySchema, location="headers")
+@blp.response(200, CanceledSchema)
+@blp.errors(*ACTION_ERRORS)
+def cancel_payment(body: dict[str, Any], headers: dict[str, str], payment_id: str) -> dict[str, Any]:
+    """Call off a payment that is not paid: its intent is canceled, or its open checkout session expires."""
+    return _act(CANCEL, payment_id, body, headers)
+
+
+def _act(kind: Kind[Any], payment_id: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    key = headers.get("idempotency_key")
+    return act_on_payment(kind, payment_id, body, idempotency_key=key, services=services(), context=call_context())
 
 
 def _create(kind: Kind[Any], body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

@@ -4,9 +4,14 @@ from typing import Any
 
 from app.request_context import services
 from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
-from app.schemas.status import PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
+from app.schemas.status import AppQuerySchema, PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
 from app.services.reports.statistics import compute_statistics
-from app.services.reports.status import find_payment, list_payments_of_org, list_payments_of_run
+from app.services.reports.status import (
+    find_payment,
+    find_payment_by_stripe_id,
+    list_payments_of_org,
+    list_payments_of_run,
+)
 from app.web import Blueprint
 
 blp = Blueprint("status", __name__, description="Asking what has become of payments.")
@@ -18,6 +23,15 @@ blp = Blueprint("status", __name__, description="Asking what has become of payme
 def show_payment(payment_id: str) -> dict[str, Any]:
     """Show a payment and what happened to it."""
     return find_payment(payment_id, services=services())
+
+
+@blp.route("/status/by-stripe-id/<text:stripe_id>")
+@blp.arguments(AppQuerySchema, location="query")
+@blp.response(200, PaymentStatusSchema)
+@blp.errors(400, 401, 403, 404, 503)
+def show_payment_by_stripe_id(of: dict[str, Any], stripe_id: str) -> dict[str, Any]:
+    """Show the payment that knows this session, intent, charge, refund, dispute, invoice or subscription."""
+    return find_payment_by_stripe_id(stripe_id, **of, services=services())
 
 
 @blp.route("/status/by-org/<text:org_id>")

@@ -9,8 +9,8 @@ from app.cli.reconciliation import print_put_off, print_reconciled
 from app.cli.recovery import print_ended_run, print_recovered
 from app.config import Settings
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 from app.services.reconciliation.reconcile import reconcile_apps
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events

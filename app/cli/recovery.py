@@ -9,8 +9,8 @@ from app.cli.configured import ServiceCommand, configured_services
 from app.cli.printing import Printer, Progress, as_json
 from app.cli.signals import require_end, stopping_on_signals
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import Recovered, RecoveryOutcome, count_left, recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 
 COMMAND = "flask recover"

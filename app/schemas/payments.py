@@ -2,10 +2,11 @@
 
 from typing import Any, ClassVar
 
-from marshmallow import RAISE, ValidationError, post_load, pre_load
+from marshmallow import RAISE, ValidationError, post_load, pre_load, validates_schema
 from marshmallow.fields import Boolean, Dict, Integer, Nested, String
 from marshmallow.validate import OneOf, Range, Validator
 
+from app.models import CaptureMethod
 from app.schemas.base import (
     MAX_ID_LENGTH,
     NO_CONTROL,
@@ -118,6 +119,13 @@ class _TrackedSchema(RequestSchema):
     campaign_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
     customer_id = Text(max_length=MAX_ID_LENGTH, metadata={"description": "A Stripe customer of the app."})
     metadata = Metadata()
+    capture_method = String(
+        validate=OneOf([str(method) for method in CaptureMethod]),
+        metadata={
+            "default": "automatic",
+            "description": "With `manual` the money is held until `/payments/{paymentId}/capture`, for some days.",
+        },
+    )
 
 
 class LineItemSchema(RequestSchema):
@@ -186,6 +194,11 @@ class CheckoutCreateSchema(_TrackedSchema):
         metadata={"description": "Prefills the page; not used when a customer is given.", "example": "a@b.example"},
     )
     discounts = BoundedList(Nested(DiscountSchema), max_items=MAX_DISCOUNTS)
+
+    @validates_schema
+    def _refuse_held_subscription(self, data: dict[str, Any], **_: Any) -> None:
+        if data.get("mode") == "subscription" and data.get("capture_method") == CaptureMethod.MANUAL:
+            raise ValidationError("Is for mode payment: a subscription's money can't be held.", "capture_method")
 
     @post_load
     def _drop_empty_list(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:

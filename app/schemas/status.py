@@ -3,8 +3,8 @@
 from marshmallow.fields import AwareDateTime, Dict, Integer, List, Nested, String
 from marshmallow.validate import OneOf, Range
 
-from app.models import PaymentStatus, TrackingState
-from app.schemas.base import CamelCaseSchema, RequestSchema, Text
+from app.models import ActionState, CaptureMethod, PaymentOrigin, PaymentStatus, TrackingState
+from app.schemas.base import AppId, CamelCaseSchema, RequestSchema, Text
 
 UTC_TIME = {"description": "ISO 8601 in UTC."}
 CENTS = {"description": "In the currency's smallest unit."}
@@ -23,6 +23,7 @@ class PaymentSchema(CamelCaseSchema):
     """A payment."""
 
     id = String(required=True, metadata={"format": "uuid"})
+    origin = String(required=True, validate=OneOf([str(origin) for origin in PaymentOrigin]))
     org_id = String(required=True, allow_none=True)
     run_id = String(required=True, allow_none=True, metadata={"description": "The run that its cost is on."})
     parent_run_id = String(required=True, allow_none=True, metadata={"description": "The run that the caller named."})
@@ -32,6 +33,7 @@ class PaymentSchema(CamelCaseSchema):
     stripe_payment_intent_id = String(required=True, allow_none=True)
     stripe_checkout_session_id = String(required=True, allow_none=True)
     stripe_subscription_id = String(required=True, allow_none=True)
+    stripe_invoice_id = String(required=True, allow_none=True)
     stripe_customer_id = String(required=True, allow_none=True)
     amount_in_cents = Integer(required=True, allow_none=True, metadata=CENTS)
     currency = String(required=True, allow_none=True)
@@ -40,6 +42,11 @@ class PaymentSchema(CamelCaseSchema):
     metadata = Dict(keys=String(), values=String(), required=True)
     amount_received_in_cents = Integer(required=True, metadata=CENTS)
     amount_refunded_in_cents = Integer(required=True, metadata=CENTS)
+    amount_returned_in_cents = Integer(
+        required=True,
+        metadata={"description": f"Refunds that succeeded, and disputes that were lost. {CENTS['description']}"},
+    )
+    capture_method = String(required=True, validate=OneOf([str(method) for method in CaptureMethod]))
     created_at = AwareDateTime(required=True, metadata=UTC_TIME)
     updated_at = AwareDateTime(required=True, metadata=UTC_TIME)
     tracking = Nested(TrackingSchema, required=True)
@@ -99,11 +106,34 @@ class PaymentEventsSchema(CamelCaseSchema):
     disputes = List(Nested(DisputeSchema), required=True)
 
 
+class ActionSchema(CamelCaseSchema):
+    """Something that a caller wanted done with a payment, in its latest state."""
+
+    id = String(required=True, metadata={"format": "uuid"})
+    kind = String(required=True, validate=OneOf(["refund", "capture", "cancel"]))
+    amount_in_cents = Integer(required=True, allow_none=True, metadata=CENTS)
+    refund_id = String(required=True, allow_none=True)
+    reason = String(required=True, allow_none=True)
+    metadata = Dict(keys=String(), values=String(), required=True)
+    state = String(required=True, validate=OneOf([str(state) for state in ActionState]))
+    error = String(required=True, allow_none=True, metadata={"description": "Why it was refused, or is not done yet."})
+    created_at = AwareDateTime(required=True, metadata=UTC_TIME)
+
+
 class PaymentStatusSchema(CamelCaseSchema):
     """A payment and what happened to it."""
 
     payment = Nested(PaymentSchema, required=True)
     events = Nested(PaymentEventsSchema, required=True)
+    actions = List(Nested(ActionSchema), required=True)
+
+
+class AppQuerySchema(RequestSchema):
+    """Which app a question is about."""
+
+    takes_null = False
+
+    app_id = AppId(required=True)
 
 
 class PageQuerySchema(RequestSchema):

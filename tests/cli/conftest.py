@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from tests.cli import Run
 from tests.factories import intent
 from tests.stand_ins import StandIns

@@ -29,8 +29,8 @@ from app.models import Base, Operation, Payment, PaymentStatus, Step, TrackingSt
 from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.events.receive import fold_again
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from tests.books import assert_balanced, end_orphan_runs_at_once
 from tests.databases import ROOT, dispose, migrate, migrated_database
 from tests.factories import checkout, intent
@@ -499,6 +499,19 @@ def shown(get: Callable[[str], Json], made: list[Made], runs: list[str]) -> dict
     return {path: get(path) for path in paths} | {path: pages(get, path) for path in lists}
 
 
+# What callers are shown since later releases.
+SINCE = {"actions", "amountReturnedInCents", "captureMethod", "origin", "stripeInvoiceId"}
+
+
+def as_of_old(answer: Any) -> Any:
+    """What the version before would have shown of an answer."""
+    if isinstance(answer, list):
+        return [as_of_old(each) for each in answer]
+    if not isinstance(answer, dict):
+        return answer
+    return {name: as_of_old(value) for name, value in answer.items() if name not in SINCE}
+
+
 OLD_PAYMENTS = "SELECT *, stripe_params::text AS stripe_params FROM payments ORDER BY id"
 PAYMENTS, OPERATIONS = "SELECT * FROM payments ORDER BY id", "SELECT * FROM operations ORDER BY id"
 EVENTS = "SELECT * FROM stripe_events ORDER BY app_id, id"
@@ -765,7 +778,8 @@ class TestRows:
     def test_a_payment_keeps_what_is_its_own(self, upgraded: Upgraded) -> None:
         own = {column.name for column in Payment.__table__.columns}
         for old, new in zip(upgraded.old_payments, upgraded.payments, strict=True):
-            assert new == {name: old[name] for name in own}
+            # Later migrations have added the others.
+            assert {name: new[name] for name in own & old.keys()} == {name: old[name] for name in own & old.keys()}
 
     def test_an_event_is_what_it_was(self, upgraded: Upgraded) -> None:
         told = [each for each in upgraded.events if not each["id"].startswith("op_")]
@@ -790,7 +804,7 @@ class TestStatus:
     @pytest.mark.parametrize("kind", ["/status/by-org/", "/status/by-run/", "/stats", "/status/"])
     def test_it_shows_what_the_version_before_showed(self, upgraded: Upgraded, kind: str) -> None:
         paths = [path for path in upgraded.shown_before if path.startswith(kind)]
-        assert {path: upgraded.shown_after[path] for path in paths} == {
+        assert {path: as_of_old(upgraded.shown_after[path]) for path in paths} == {
             path: upgraded.shown_before[path] for path in paths
         }
 
@@ -848,7 +862,9 @@ class TestWebhooks:
 
     def test_an_event_that_is_told_again_changes_nothing(self, upgraded: Upgraded, told: dict[str, Told]) -> None:
         made = upgraded.named(TOLD_AGAIN)
-        assert told[TOLD_AGAIN] == Told({made.id}, upgraded.shown_before[f"/status/{made.id}"])
+        again = told[TOLD_AGAIN]
+        assert again.payment_ids == {made.id}
+        assert as_of_old(again.shown) == upgraded.shown_before[f"/status/{made.id}"]
 
     @pytest.mark.parametrize("name", EARLY)
     def test_events_wait_for_an_answer_that_was_lost(

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, text
 
 from app.request_context import EXTENSION_KEY
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.reconciliation.reconcile import reconcile_apps
 from tests.books import assert_balanced, end_orphan_runs_at_once, made_by_us
 from tests.databases import empty

@@ -147,6 +147,7 @@ class PaymentState:
     amount_received_in_cents: int
     amount_refunded_in_cents: int
     amount_disputed_in_cents: int
+    amount_lost_in_cents: int
     success_count: int
     failure_count: int
     refund_count: int
@@ -204,6 +205,7 @@ def _project(facts: Facts) -> Projection:
         amount_received_in_cents=received,
         amount_refunded_in_cents=refunded,
         amount_disputed_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.holds_money),
+        amount_lost_in_cents=sum(dispute.amount_in_cents for dispute in disputes if dispute.status == "lost"),
         success_count=len(successes),
         failure_count=len(failures),
         refund_count=len(refunds),

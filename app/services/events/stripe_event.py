@@ -31,9 +31,21 @@ THIN_EVENT = "v2.core.event"
 
 # What the fold reads of an answer.
 ANSWER_FIELDS = (
-    "object", "id", "status", "amount", "amount_total", "currency", "customer", "payment_intent", "subscription",
-    "invoice", "latest_charge", "amount_received",
+    "object", "id", "created", "status", "amount", "amount_total", "currency", "customer", "payment_intent",
+    "subscription", "invoice", "latest_charge", "amount_received", "charge", "reason", "balance_transaction",
 )  # fmt: skip
+
+# The type of the event that tells of an object's state: by what the object is, and by its status.
+_TYPES_OF_STATES = {
+    "payment_intent": {
+        "succeeded": "payment_intent.succeeded",
+        "canceled": "payment_intent.canceled",
+        "processing": "payment_intent.processing",
+        "requires_action": "payment_intent.requires_action",
+        "requires_capture": "payment_intent.amount_capturable_updated",
+    },
+    "checkout.session": {"complete": "checkout.session.completed", "expired": "checkout.session.expired"},
+}
 
 # Secrets, and what may hold one: the page of a bank, the details of a challenge.
 SECRET_FIELDS = ("client_secret", "next_action")
@@ -141,16 +153,25 @@ def _written_time(text: object) -> int | None:
         return None
 
 
-def answer_event(operation_id: uuid.UUID, attempt: int, event_type: str, answer: Mapping[str, Any]) -> Event:
+def answer_event(upstream_key: str, event_type: str, answer: Mapping[str, Any], *, created: int | None = None) -> Event:
     """What Stripe answered to an operation, as a fact beside those that it tells by event.
 
     Only what the fold reads of it is kept: whatever else the answer says can't be in its way.
 
+    :param upstream_key: the operation's id and attempt
     :param answer: the object that Stripe answered with
+    :param created: when that came to be, where it was not with the object itself
     """
     told = {name: _plain(answer.get(name)) for name in ANSWER_FIELDS if name in answer}
-    created = cents_of(answer.get("created")) or 0
-    return Event(f"{ANSWER_PREFIX}{operation_id}:{attempt}", event_type, created, told)
+    if created is None:
+        created = cents_of(answer.get("created")) or 0
+    return Event(f"{ANSWER_PREFIX}{upstream_key}", event_type, created, told)
+
+
+def type_of_state(stripe_object: Mapping[str, Any]) -> str | None:
+    """The type of the event by which Stripe tells that an object is in the state it shows; None where none does."""
+    types = _TYPES_OF_STATES.get(str(stripe_object.get("object")), {})
+    return types.get(str(stripe_object.get("status")))
 
 
 def unreadable_event(listed: object) -> Event:

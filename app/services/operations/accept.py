@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, case, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.database import Batch
-from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, ServiceError, StripeRefusal
+from app.errors import IdempotencyKeyInUse, IdempotencyKeyRequired, IdempotencyKeyReused, ServiceError, StripeRefusal
 from app.logs import about
 from app.models import Operation, Payment, PaymentStatus, Step, TrackingState
 from app.services import Services
@@ -64,6 +64,10 @@ RUNS_TO_SEARCH = {
 }
 _by_a_retry = {"lease_token": bindparam("token"), "lease_until": LEASE, **RUNS_TO_SEARCH}
 
+# What Stripe refuses today and may do tomorrow: no such answer keeps a retry from trying.
+PASSING_REFUSALS = ("balance_insufficient",)
+_refusal_passes = or_(*(Operation.answer["code"].astext == code for code in PASSING_REFUSALS))
+
 # An operation that its holder released, or died with, goes on from where it stands.
 _continue = (
     update(Operation)
@@ -78,11 +82,15 @@ _continue = (
     )
     .values(_by_a_retry)
 )
-# One that was abandoned has no answer to give again, and starts anew in the same row. Only a run of its own is made
-# anew: a caller's stays the one that is charged.
+# One that was abandoned has no answer to give again, and starts anew in the same row, as one does whose refusal passes.
+# Only a run of its own is made anew: a caller's stays the one that is charged.
 _restart = (
     update(Operation)
-    .where(Operation.id == bindparam("operation_id"), Operation.answer.is_(None), Operation.step == Step.FINISHED)
+    .where(
+        Operation.id == bindparam("operation_id"),
+        or_(Operation.answer.is_(None), _refusal_passes),
+        Operation.step == Step.FINISHED,
+    )
     .values(
         step=Step.ACCEPTED,
         attempt=Operation.attempt + 1,
@@ -90,6 +98,8 @@ _restart = (
         stripe_params=null(),
         asked_at=null(),
         asked_anew=False,
+        answer_status=null(),
+        answer=null(),
         tracking_state=case(
             (or_(_has_own_run, Operation.run_id.is_not(None)), TrackingState.PENDING), else_=TrackingState.NONE
         ),
@@ -142,14 +152,17 @@ def _digest(kind: str, body: Mapping[str, Any]) -> bytes:
 def perform(request: OperationRequest, *, services: Services, context: CallContext) -> dict[str, Any]:
     """Have Stripe do what is requested, or give the answer of the request that had the same Idempotency-Key.
 
+    :raises IdempotencyKeyRequired: when the kind of request needs one and has none.
     :raises IdempotencyKeyInUse: while that request is being worked on.
     :raises IdempotencyKeyReused: when that was another request.
     :raises ServiceError: as the contract's table of errors says.
     """
+    if request.idempotency_key is None and request.kind.needs_key(request.body):
+        raise IdempotencyKeyRequired
     known = _find(request, services)
     if known is None:
         services.stripe.require_key(request.app_id, context)
-        if accepted := _accept(request, services):
+        if accepted := _accept(request, services, context):
             return _walk_or_release(accepted, request.kind, services, context)
         known = _find(request, services)
         if known is None:
@@ -164,15 +177,15 @@ def _find(request: OperationRequest, services: Services) -> Any:
     return found[0] if found else None
 
 
-def _accept(request: OperationRequest, services: Services) -> HeldOperation | None:
-    columns = request.kind.columns(request.body)
-    operation_id = uuid.uuid4()
+def _accept(request: OperationRequest, services: Services, context: CallContext) -> HeldOperation | None:
+    body, operation_id = request.kind.resolve(request.body, services, context), uuid.uuid4()
+    columns = request.kind.columns(operation_id, body)
     operation = HeldOperation(
         id=operation_id,
         app_id=request.app_id,
         kind=request.kind.name,
-        payment_id=operation_id,
-        request=request.body,
+        payment_id=columns["payment_id"],
+        request=body,
         step=Step.ACCEPTED,
         attempt=1,
         lease_token=uuid.uuid4(),
@@ -184,10 +197,9 @@ def _accept(request: OperationRequest, services: Services) -> HeldOperation | No
         lease=lease_of(services),
         app_id=operation.app_id,
         kind=operation.kind,
-        payment_id=operation.payment_id,
         idempotency_key=request.idempotency_key,
         request_hash=request.digest,
-        request=request.body,
+        request=body,
         **columns,
     )
     return operation if accepted else None
@@ -198,7 +210,7 @@ def _answer_again(known: Any, request: OperationRequest, services: Services, con
     if known.kind != request.kind.name or not request.is_of(bytes(known.request_hash)):
         raise IdempotencyKeyReused
     about(payment=known.payment_id)
-    if known.answer is not None:
+    if known.answer is not None and known.answer.get("code") not in PASSING_REFUSALS:
         return _replay(known, request, services, context)
     taken_over = services.database.run(_TAKE_OVER, operation_id=known.id, token=uuid.uuid4(), lease=lease_of(services))
     if not taken_over:
@@ -223,8 +235,8 @@ def _replay(known: Any, request: OperationRequest, services: Services, context: 
     """The kept answer, with what isn't kept anywhere but at Stripe fetched from there."""
     if known.answer_status != 200:
         raise StripeRefusal(known.answer["error"], status=known.answer_status, code=known.answer["code"])
-    kind = request.kind
-    if kind.secrets is None:
+    secrets = request.kind.secrets
+    if secrets is None:
         return dict(known.answer)
-    made = services.stripe.retrieve(kind.resource, request.app_id, known.answer[kind.id_in_answer], context)
-    return {**known.answer, **kind.secrets(made)}
+    made = services.stripe.retrieve(secrets.resource, request.app_id, known.answer[secrets.id_in_answer], context)
+    return {**known.answer, **secrets.read(made)}

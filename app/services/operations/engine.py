@@ -40,10 +40,10 @@ from app.errors import (
     is_database_outage,
 )
 from app.logs import about
+from app.metrics import count_operation
 from app.models import Operation, Payment, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events.receive import adopt_events_that_wait_for, store_answer_and_commit
-from app.services.events.stripe_event import answer_event
 from app.services.operations.kind import Kind, M
 from app.services.operations.operation import (
     HOLDS_LEASE,
@@ -146,7 +146,7 @@ def walk(operation: HeldOperation, kind: Kind[M], services: Services, context: C
     is_first_ask = operation.step is Step.ACCEPTED
     asked = _ask(operation, kind, services, context) if is_first_ask else operation
     try:
-        made = _have_stripe_make(asked, kind, services, context)
+        made = _ask_stripe(asked, kind, services, context)
     except StripeRefusal as refusal:
         complete_or_leave(_refuse(asked, refusal, services), kind, services, context)
         raise
@@ -172,11 +172,15 @@ def _ask(operation: HeldOperation, kind: Kind[M], services: Services, context: C
     return asked
 
 
-def _have_stripe_make(operation: HeldOperation, kind: Kind[M], services: Services, context: CallContext) -> M:
+def _ask_stripe(operation: HeldOperation, kind: Kind[M], services: Services, context: CallContext) -> M:
     params = orjson.loads(operation.stripe_params or b"{}")
-    return services.stripe.create(
-        kind.resource, operation.app_id, params, idempotency_key=operation.upstream_key, context=context
-    )
+    try:
+        return kind.ask(operation, params, services, context)
+    except StripeRefusal:
+        # An earlier try, or somebody else, may have brought the object where it should be.
+        if kind.is_told_by_state and (made := kind.find(operation, services, lambda: context)) is not None:
+            return made
+        raise
 
 
 def _may_be_executed(error: ServiceError) -> bool:
@@ -190,25 +194,26 @@ def take(operation: HeldOperation, kind: Kind[M], made: M, services: Services, c
     :raises LeaseLost: when another process holds the operation by now.
     """
     answer = kind.answer(operation, made)
-    fact = answer_event(operation.id, operation.attempt, kind.event_type, made.stripe_object)
     with services.database.transaction() as transaction:
         if not transaction.run(TAKE, **held_by(operation), answer_status=200, answer=answer):
             raise LeaseLost
         learned = store_answer_and_commit(
-            fact,
+            kind.fact(operation, made),
             app_id=operation.app_id,
             payment_id=operation.payment_id,
             run_id=operation.run_id,
             transaction=transaction,
         )
     taken = replace(operation, step=Step.TAKEN, answer_status=200)
+    count_operation(kind.name, "done")
     complete_or_leave(taken, kind, services, context, learned=learned)
-    return answer if kind.secrets is None else {**answer, **kind.secrets(made)}
+    return answer if kind.secrets is None else {**answer, **kind.secrets.read(made)}
 
 
 def _refuse(operation: HeldOperation, refusal: StripeRefusal, services: Services) -> HeldOperation:
     answer = {"error": refusal.sentence, "code": refusal.code}
     advance(services, REFUSE, operation, answer_status=refusal.status, answer=answer)
+    count_operation(operation.kind, "refused")
     return replace(operation, step=Step.TAKEN, answer_status=refusal.status)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
 from app.errors import NoStripeKey, ServiceError, StripeRefusal, is_database_outage
+from app.metrics import count_operation
 from app.models import Operation, Step, TrackingState
 from app.services import Services
 from app.services.concurrency import InHand, Work, side_by_side
@@ -56,8 +57,6 @@ LONGEST_BACKOFF = timedelta(hours=1)
 NO_PAUSE = timedelta()
 # What is said of an app or an operation alone: where the database is away, nothing further can be claimed either.
 DATABASE_TOO_SLOW = "the database did not do it in time"
-# How far Stripe's clock may be from our database's: to list too much of its objects costs nothing.
-STRIPE_CLOCK_SKEW = timedelta(seconds=60)
 
 Kinds = Mapping[str, Kind[Any]]
 
@@ -260,6 +259,7 @@ def _abandon(
     operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext, outcome: RecoveryOutcome
 ) -> RecoveryOutcome:
     advance(services, ABANDON, operation)
+    count_operation(kind.name, "abandoned")
     complete(replace(operation, step=Step.TAKEN), kind, services, context, may_be_done=False)
     return outcome
 
@@ -283,7 +283,7 @@ def _find_out(operation: HeldOperation, kind: Kind[Any], services: Services, con
 def _look_for_object(
     operation: HeldOperation, kind: Kind[Any], services: Services, context: CallContext, *, ask_anew: bool
 ) -> RecoveryOutcome:
-    """List what Stripe made since the operation was asked for first, and match our metadata.
+    """Look for what Stripe has done.
 
     A busy account's list takes longer than one lease: it is extended before each page.
     """
@@ -294,13 +294,7 @@ def _look_for_object(
         advance(services, _EXTEND, operation, lease=lease_of(services))
         return extended
 
-    made = services.stripe.find(
-        kind.resource,
-        operation.app_id,
-        (kind.mark, str(operation.id)),
-        created_after=(operation.asked_at or datetime.now(UTC)) - STRIPE_CLOCK_SKEW,
-        new_context=extend,
-    )
+    made = kind.find(operation, services, extend)
     context = extend()
     if made is not None:
         take(operation, kind, made, services, context)

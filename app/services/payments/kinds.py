@@ -1,5 +1,6 @@
 """The two kinds of operation that create a payment: a checkout session, and a payment intent."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,10 +9,11 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.database import Batch
-from app.models import Operation, Payment, PaymentKind, TrackingState
+from app.models import CaptureMethod, Operation, OperationKind, Payment, TrackingState
+from app.services.events.stripe_event import answer_event
 from app.services.events.stripe_object import id_of, required, text_of
 from app.services.operations.accept import ACCEPT, ACCEPTED
-from app.services.operations.kind import Kind
+from app.services.operations.kind import Kind, Secrets, create_at, find_made
 from app.services.operations.operation import HeldOperation
 from app.services.payments.run_tracking import create_run, end_run_made_for_nothing, report_to_run
 from app.services.payments.stripe_params import (
@@ -74,7 +76,9 @@ _REQUEST_COLUMNS = {
     "stripe_customer_id": "customer_id",
     "description": "description",
 }
-_PAYMENT_COLUMNS = ("app_id", "kind", "run_id", "amount_in_cents", "currency", "payment_metadata", *_REQUEST_COLUMNS)
+_PAYMENT_COLUMNS = (
+    "app_id", "kind", "run_id", "amount_in_cents", "currency", "payment_metadata", "capture_method", *_REQUEST_COLUMNS
+)  # fmt: skip
 # Inserted for nobody but whoever accepts the operation.
 _add_payment = (
     insert(Payment)
@@ -89,24 +93,26 @@ _add_payment = (
 _ACCEPT_WITH_PAYMENT = Batch(ACCEPT, _add_payment)
 
 
-def _payment_columns(body: Mapping[str, Any]) -> dict[str, Any]:
+def _payment_columns(operation_id: uuid.UUID, body: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a payment, and where its operation is tracked."""
     # Without an organisation there is no run of our own: the cost goes onto the caller's.
     run_id = None if body.get("org_id") else body.get("run_id")
     is_tracked = body.get("org_id") or run_id
     return {
         **{column: body.get(name) for column, name in _REQUEST_COLUMNS.items()},
+        "payment_id": operation_id,
         "run_id": run_id,
         "amount_in_cents": None,
         "currency": None,
         "payment_metadata": body.get("metadata", {}),
+        "capture_method": body.get("capture_method", CaptureMethod.AUTOMATIC),
         "tracking_state": TrackingState.PENDING if is_tracked else TrackingState.NONE,
     }
 
 
-def _intent_columns(body: Mapping[str, Any]) -> dict[str, Any]:
-    currency = body.get("currency", DEFAULT_CURRENCY)
-    return {**_payment_columns(body), "amount_in_cents": body["amount_in_cents"], "currency": currency}
+def _intent_columns(operation_id: uuid.UUID, body: Mapping[str, Any]) -> dict[str, Any]:
+    amount = {"amount_in_cents": body["amount_in_cents"], "currency": body.get("currency", DEFAULT_CURRENCY)}
+    return {**_payment_columns(operation_id, body), **amount}
 
 
 def _answer_checkout(operation: HeldOperation, session: CheckoutSession) -> dict[str, Any]:
@@ -123,38 +129,35 @@ def _answer_intent(operation: HeldOperation, intent: PaymentIntent) -> dict[str,
 
 
 CREATE_CHECKOUT_SESSION = Kind(
-    name=PaymentKind.CHECKOUT_SESSION,
-    resource=CHECKOUT_SESSIONS,
-    mark="paymentId",
-    defaults={"mode": DEFAULT_MODE},
+    name=OperationKind.CHECKOUT_SESSION,
+    defaults={"mode": DEFAULT_MODE, "capture_method": CaptureMethod.AUTOMATIC},
     former_defaults={"mode": "payment"},
     accept=_ACCEPT_WITH_PAYMENT,
     columns=_payment_columns,
     prepare=create_run,
     unprepare=end_run_made_for_nothing,
     params=checkout_session_params,
-    event_type="checkout.session.created",
+    ask=create_at(CHECKOUT_SESSIONS),
+    find=find_made(CHECKOUT_SESSIONS, mark="paymentId"),
+    fact=lambda operation, session: answer_event(
+        operation.upstream_key, "checkout.session.created", session.stripe_object
+    ),
     answer=_answer_checkout,
-    id_in_answer="session_id",
-    secrets=None,
     complete=report_to_run,
 )
 CREATE_PAYMENT_INTENT = Kind(
-    name=PaymentKind.PAYMENT_INTENT,
-    resource=PAYMENT_INTENTS,
-    mark="paymentId",
-    defaults={"currency": DEFAULT_CURRENCY},
+    name=OperationKind.PAYMENT_INTENT,
+    defaults={"currency": DEFAULT_CURRENCY, "capture_method": CaptureMethod.AUTOMATIC},
     former_defaults={"currency": "usd"},
     accept=_ACCEPT_WITH_PAYMENT,
     columns=_intent_columns,
     prepare=create_run,
     unprepare=end_run_made_for_nothing,
     params=payment_intent_params,
-    event_type="payment_intent.created",
+    ask=create_at(PAYMENT_INTENTS),
+    find=find_made(PAYMENT_INTENTS, mark="paymentId"),
+    fact=lambda operation, intent: answer_event(operation.upstream_key, "payment_intent.created", intent.stripe_object),
     answer=_answer_intent,
-    id_in_answer="payment_intent_id",
-    secrets=lambda intent: {"client_secret": intent.client_secret},
+    secrets=Secrets(PAYMENT_INTENTS, "payment_intent_id", lambda intent: {"client_secret": intent.client_secret}),
     complete=report_to_run,
 )
-
-KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CREATE_CHECKOUT_SESSION, CREATE_PAYMENT_INTENT)}

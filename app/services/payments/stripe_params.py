@@ -43,6 +43,8 @@ def checkout_session_params(operation: HeldOperation) -> SessionCreateParams:
         params["subscription_data"] = {"metadata": metadata}
     else:
         params["payment_intent_data"] = {"metadata": metadata}
+        if "capture_method" in request:
+            params["payment_intent_data"]["capture_method"] = request["capture_method"]
     if "customer_id" in request:
         params["customer"] = request["customer_id"]
     elif "customer_email" in request:
@@ -65,6 +67,8 @@ def payment_intent_params(operation: HeldOperation) -> PaymentIntentCreateParams
         params["customer"] = request["customer_id"]
     if "description" in request:
         params["description"] = request["description"]
+    if "capture_method" in request:
+        params["capture_method"] = request["capture_method"]
     return params
 
 

@@ -21,7 +21,7 @@ from app.errors import StripeRefusal
 from app.models import OPEN_PAYMENTS, Payment
 from app.services import Services
 from app.services.events.projection import INTENT_SUCCEEDED
-from app.services.events.stripe_event import OBJECT_PREFIX, Event, NotAnEvent, read_event
+from app.services.events.stripe_event import OBJECT_PREFIX, Event, NotAnEvent, read_event, type_of_state
 from app.services.events.stripe_object import cents_of, dig, id_of
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource, Stripe
@@ -53,15 +53,6 @@ _OPEN = Batch(
     .order_by(Payment.created_at, Payment.id)
     .limit(BATCH)
 )
-
-_INTENT_EVENTS = {
-    "succeeded": INTENT_SUCCEEDED,
-    "canceled": "payment_intent.canceled",
-    "processing": "payment_intent.processing",
-    "requires_action": "payment_intent.requires_action",
-    "requires_capture": "payment_intent.amount_capturable_updated",
-}
-_SESSION_EVENTS = {"complete": "checkout.session.completed", "expired": "checkout.session.expired"}
 
 
 def read_object_events(
@@ -117,7 +108,7 @@ class ObjectReader:
         intent_ids = [stripe_payment_intent_id]
         if stripe_checkout_session_id:
             session = self._retrieve(CHECKOUT_SESSIONS, stripe_checkout_session_id)
-            if kind := _SESSION_EVENTS.get(str(session.get("status"))):
+            if kind := type_of_state(session):
                 yield self._tell(kind, session)
             intent_ids.append(id_of(session.get("payment_intent")))
             if invoice_id := id_of(session.get("invoice")):
@@ -157,7 +148,7 @@ class ObjectReader:
             yield self._tell("charge.failed" if failed else "charge.updated", charge, as_of=charge if failed else None)
         if intent.get("last_payment_error"):
             yield self._tell("payment_intent.payment_failed", intent)
-        if kind := _INTENT_EVENTS.get(str(intent.get("status"))):
+        if kind := type_of_state(intent):
             latest = next((each for each in charges if id_of(each) == id_of(intent.get("latest_charge"))), None)
             yield self._tell(kind, intent, as_of=latest if kind == INTENT_SUCCEEDED else None)
 

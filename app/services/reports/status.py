@@ -2,26 +2,50 @@
 
 import base64
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, or_, select, tuple_, union
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import Uuid
 
 from app.database import Batch
 from app.errors import InvalidRequest, NotFound
-from app.models import Operation, Payment, PaymentKind, PaymentStatus, StripeEvent, TrackingState
+from app.models import (
+    ActionState,
+    Operation,
+    Payment,
+    PaymentKind,
+    PaymentOrigin,
+    PaymentStatus,
+    Step,
+    StripeEvent,
+    StripeObject,
+    TrackingState,
+)
 from app.services import Services
 from app.services.events.fold import EVENT_COLUMNS, events_of
 from app.services.events.projection import Projection, project
+from app.services.payment_id import read_payment_id
+
+OK = 200
+NOT_EXECUTED = "It was not executed"
+
+
+# How callers know the kinds of payment.
+ORIGINS = {
+    PaymentKind.CHECKOUT_SESSION: PaymentOrigin.CHECKOUT,
+    PaymentKind.PAYMENT_INTENT: PaymentOrigin.PAYMENT_INTENT,
+}
 
 # A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the
 # operation knows a run of the payment's own.
 _SHOWN = select(
     *(column for column in Payment.__table__.columns if column.key != "run_id"),
+    case(dict(ORIGINS), value=Payment.kind).label("origin"),
+    (Payment.amount_refunded_in_cents + Payment.amount_lost_in_cents).label("amount_returned_in_cents"),
     func.coalesce(Payment.run_id, Operation.run_id).label("run_id"),
     func.coalesce(Operation.tracking_state, TrackingState.NONE).label("tracking_state"),
     Operation.tracking_error,
@@ -32,6 +56,39 @@ _FIND = Batch(
     _SHOWN.add_columns(*EVENT_COLUMNS)
     .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
     .where(Payment.id == bindparam("payment_id"))
+)
+
+# What was asked to be done with a payment, the first first. In a page of its own no payment has that many.
+MAX_ACTIONS = 1_000
+_ACTIONS = Batch(
+    select(
+        Operation.id,
+        Operation.kind,
+        Operation.request,
+        Operation.step,
+        Operation.answer_status,
+        Operation.answer,
+        Operation.tracking_state,
+        Operation.tracking_error,
+        Operation.created_at,
+    )
+    .where(Operation.payment_id == bindparam("payment_id"), Operation.id != Operation.payment_id)
+    .order_by(Operation.created_at, Operation.id)
+    .limit(MAX_ACTIONS)
+)
+
+# The ids that events are joined by, or else the own id of what a joined event shows: a refund, a dispute, a charge.
+_known_object = select(StripeObject.payment_id).where(StripeObject.id == bindparam("stripe_id"))
+_shown_object = select(StripeEvent.payment_id).where(
+    StripeEvent.refs[1] == bindparam("stripe_id"), StripeEvent.payment_id.is_not(None)
+)
+_FIND_BY_STRIPE_ID = Batch(
+    select(Payment.id.label("payment_id"))
+    .where(
+        Payment.app_id == bindparam("app_id"),
+        or_(Payment.id == _known_object.scalar_subquery(), Payment.id.in_(_shown_object)),
+    )
+    .limit(1)
 )
 
 _position = tuple_(Payment.created_at, Payment.id)
@@ -94,14 +151,55 @@ def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
 
     :raises NotFound: when there is no such payment.
     """
-    try:
-        key = uuid.UUID(payment_id)
-    except ValueError:
-        raise NotFound("Payment not found") from None
-    rows = services.database.run(_FIND, payment_id=key)
+    return _show(read_payment_id(payment_id), services)
+
+
+def find_payment_by_stripe_id(stripe_id: str, *, app_id: str, services: Services) -> dict[str, Any]:
+    """The app's payment that knows an object of Stripe's, as `find_payment` shows it.
+
+    :raises NotFound: when there is none.
+    """
+    found = services.database.run(_FIND_BY_STRIPE_ID, stripe_id=stripe_id.replace("\x00", ""), app_id=app_id)
+    if not found:
+        raise NotFound("Payment not found")
+    return _show(found[0].payment_id, services)
+
+
+def _show(payment_id: uuid.UUID, services: Services) -> dict[str, Any]:
+    rows = services.database.run(_FIND, payment_id=payment_id)
     if not rows:
         raise NotFound("Payment not found")
-    return {"payment": rows[0]._mapping, "events": _happenings(rows)}
+    actions = services.database.run(_ACTIONS, payment_id=payment_id)
+    return {"payment": rows[0]._mapping, "events": _happenings(rows), "actions": list(map(_show_action, actions))}
+
+
+def _show_action(operation: Any) -> dict[str, Any]:
+    """An operation about a payment, as `ActionSchema` describes it."""
+    answer = operation.answer or {}
+    state, error = _state_of(operation, answer)
+    return {
+        "id": operation.id,
+        "kind": operation.kind,
+        "amount_in_cents": answer.get("amount_in_cents", operation.request.get("amount_in_cents")),
+        "refund_id": answer.get("refund_id"),
+        "reason": operation.request.get("reason"),
+        "metadata": operation.request.get("metadata", {}),
+        "state": state,
+        "error": error,
+        "created_at": operation.created_at,
+    }
+
+
+def _state_of(operation: Any, answer: Mapping[str, Any]) -> tuple[ActionState, str | None]:
+    if operation.answer_status == OK:
+        return ActionState.DONE, None
+    if operation.answer_status is not None:
+        return ActionState.REFUSED, answer["error"]
+    if operation.tracking_state == TrackingState.STUCK:
+        return ActionState.STUCK, operation.tracking_error
+    if operation.step in (Step.TAKEN, Step.FINISHED):
+        return ActionState.REFUSED, NOT_EXECUTED
+    return ActionState.PENDING, operation.tracking_error
 
 
 def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
@@ -25,6 +25,8 @@ MAX_CLIENTS = 1_000
 PAGE_SIZE = 100
 MAX_MESSAGE_LENGTH = 500
 LONGEST_RETRY_AFTER = 3_600
+# An object that another request holds is soon free. https://docs.stripe.com/rate-limits#object-lock-timeouts
+LOCK_PAUSES_SECONDS = (0.5, 1.0)
 
 T = TypeVar("T")
 
@@ -77,6 +79,10 @@ class NoSuchObject(StripeRefusal):
 
 class ObjectExists(StripeRefusal):
     """Stripe has another object of that id."""
+
+
+class ObjectLocked(StripeRateLimited):
+    """Another request holds the object that this one is about; nothing was executed."""
 
 
 class StripeKeyRefused(UpstreamError):
@@ -168,15 +174,34 @@ class Stripe:
         call = _Call("post", resource.path, f"POST {resource.path}", params, idempotency_key)
         return _read(resource, self._call(app_id, call, context))
 
+    def act(
+        self,
+        resource: Resource[T],
+        app_id: str,
+        object_id: str,
+        action: str,
+        params: Mapping[str, Any],
+        *,
+        idempotency_key: str,
+        context: CallContext,
+    ) -> T:
+        """Do something with an object, which Stripe then shows.
+
+        :param action: the last part of Stripe's path, such as `capture`
+        :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        path = f"{_path_of(resource, object_id)}/{action}"
+        call = _Call("post", path, f"POST {resource.path}/{{id}}/{action}", params, idempotency_key)
+        return _read(resource, self._call(app_id, call, context))
+
     def retrieve(self, resource: Resource[T], app_id: str, object_id: str, context: CallContext) -> T:
         """One object as Stripe shows it now.
 
         :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
-        require_possible_id(object_id)
-        path = f"{resource.path}/{quote(object_id, safe='')}"
-        call = _Call("get", path, f"GET {resource.path}/{{id}}", {})
+        call = _Call("get", _path_of(resource, object_id), f"GET {resource.path}/{{id}}", {})
         return _read(resource, self._call(app_id, call, context))
 
     def list(
@@ -200,16 +225,15 @@ class Stripe:
         resource: Resource[T],
         app_id: str,
         metadata: tuple[str, str],
+        filters: Mapping[str, Any],
         *,
-        created_after: datetime,
         new_context: Callable[[], CallContext],
     ) -> T | None:
-        """The newest object whose metadata holds this key with this value, among those made since a time.
+        """The newest object whose metadata holds this key with this value, among those that the filters let through.
 
         :param new_context: called before each page
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
-        filters = {"created": {"gte": int(created_after.timestamp())}}
         for listed in self.list_as_shown(resource, app_id, filters, new_context=new_context):
             if _holds(listed, metadata):
                 return _read(resource, listed)
@@ -246,13 +270,24 @@ class Stripe:
         context = context.within(self._timeout_seconds)
         key = self._keys.get(Provider.STRIPE, app_id, context)
         try:
-            return self._call_with_key(key, call, context)
+            return self._call_until_unlocked(key, call, context)
         except StripeKeyRefused:
             self._keys.forget(Provider.STRIPE, app_id, key)
             fresh_key = self._keys.get(Provider.STRIPE, app_id, context)
             if fresh_key == key:
                 raise
             return self._call_with_key(fresh_key, call, context)
+
+    def _call_until_unlocked(self, key: str, call: _Call, context: CallContext) -> object:
+        """Call, and again after a pause while another request holds the object, as long as there is time."""
+        for pause in LOCK_PAUSES_SECONDS:
+            try:
+                return self._call_with_key(key, call, context)
+            except ObjectLocked:
+                if context.deadline.remaining_seconds <= pause:
+                    raise
+            time.sleep(pause)
+        return self._call_with_key(key, call, context)
 
     def _call_with_key(self, key: str, call: _Call, context: CallContext) -> object:
         _deadline.set(context.deadline)
@@ -286,6 +321,11 @@ def require_possible_id(object_id: str) -> None:
         raise NoSuchObject("No such object", status=400, code="resource_missing")
 
 
+def _path_of(resource: Resource[Any], object_id: str) -> str:
+    require_possible_id(object_id)
+    return f"{resource.path}/{quote(object_id, safe='')}"
+
+
 def _our_error(error: stripe.StripeError) -> Exception:
     """What an answer of Stripe's means: its HTTP status decides, then its own word for the error.
 
@@ -317,7 +357,7 @@ def _outage_of(error: stripe.StripeError) -> ServiceError:
     status = error.http_status
     reason = f"answered {status}"
     if status == 429:
-        return StripeRateLimited()
+        return ObjectLocked() if _told(error, "code") == "lock_timeout" else StripeRateLimited()
     if status in (401, 403):
         return StripeKeyRefused(UPSTREAM, reason=reason, executed=False)
     if status == 409 and _told(error, "code") == "idempotency_key_in_use":
@@ -331,7 +371,12 @@ def _outage_of(error: stripe.StripeError) -> ServiceError:
 
 def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal] = StripeRefusal) -> StripeRefusal:
     message = _told(error, "message") or "Stripe refused the request"
-    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=_told(error, "code") or "invalid_request")
+    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=_told(error, "code") or _unsaid_code(error))
+
+
+def _unsaid_code(error: stripe.StripeError) -> str:
+    """The code of a refusal for which Stripe has none: of an amount, it says so where the amount has no right form."""
+    return "amount_too_large" if _told(error, "param") in ("amount", "amount_to_capture") else "invalid_request"
 
 
 def _told(error: stripe.StripeError, field: str) -> str | None:

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, text
 from app import create_app
 from app.config import Settings
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.reconciliation.waiting_events import rejoin_waiting_events
 from tests.books import assert_balanced, end_orphan_runs_at_once
 from tests.crashing import dies_in

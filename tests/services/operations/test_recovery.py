@@ -23,8 +23,8 @@ from app import create_app
 from app.config import Settings
 from app.request_context import EXTENSION_KEY
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import Recovered, RecoveryOutcome, recover_operations
-from app.services.payments.kinds import KINDS
 from app.services.payments.orphan_runs import end_orphan_runs
 from app.services.upstreams.http import Answer, Transport
 from tests.books import assert_balanced, end_orphan_runs_at_once, recover_until_quiet

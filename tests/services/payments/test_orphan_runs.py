@@ -6,8 +6,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection
 
 from app.services import Services
+from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
-from app.services.payments.kinds import KINDS
 from tests.books import end_orphan_runs_at_once
 from tests.factories import intent
 from tests.stand_ins import StandIns

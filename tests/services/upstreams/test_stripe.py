@@ -441,7 +441,8 @@ class TestFind:
     def find(self, stripe: Stripe) -> Callable[..., str | None]:
         def find(key: str, value: str, *, created_after: datetime | None = None) -> str | None:
             since = created_after or datetime.now(UTC) - timedelta(hours=1)
-            return stripe.find(COUPONS, "shop", (key, value), created_after=since, new_context=context)
+            made_since = {"created": {"gte": int(since.timestamp())}}
+            return stripe.find(COUPONS, "shop", (key, value), made_since, new_context=context)
 
         return find
 
