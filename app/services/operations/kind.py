@@ -60,6 +60,18 @@ def _as_it_is(body: Mapping[str, Any], services: Services, context: CallContext)
     return body
 
 
+def _no_run(operation: HeldOperation, services: Services, context: CallContext) -> None:
+    return None
+
+
+def _no_run_to_end(run_id: str, services: Services, context: CallContext) -> None:
+    return None
+
+
+def _untracked(operation: HeldOperation, services: Services, context: CallContext, may_be_done: bool) -> Tracking:
+    return Tracking(TrackingState.NONE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[M]):
     """What the engine has to know of a kind.
@@ -90,8 +102,8 @@ class Kind(Generic[M]):
     resolve: Callable[[Mapping[str, Any], Services, CallContext], Mapping[str, Any]] = _as_it_is
     accept: Batch
     columns: Callable[[uuid.UUID, Mapping[str, Any]], dict[str, Any]]
-    prepare: Callable[[HeldOperation, Services, CallContext], str | None]
-    unprepare: Callable[[str, Services, CallContext], None]
+    prepare: Callable[[HeldOperation, Services, CallContext], str | None] = _no_run
+    unprepare: Callable[[str, Services, CallContext], None] = _no_run_to_end
     params: Callable[[HeldOperation], Mapping[str, Any]]
     ask: Ask[M]
     find: Find[M]
@@ -99,7 +111,7 @@ class Kind(Generic[M]):
     fact: Callable[[HeldOperation, M], Event]
     answer: Callable[[HeldOperation, M], dict[str, Any]]
     secrets: Secrets[M] | None = None
-    complete: Callable[[HeldOperation, Services, CallContext, bool], Tracking]
+    complete: Callable[[HeldOperation, Services, CallContext, bool], Tracking] = _untracked
 
 
 def create_at(resource: Resource[M]) -> Ask[M]:

@@ -21,7 +21,7 @@ from app.services.events.projection import Projection
 from app.services.events.stripe_event import Event, answer_event, type_of_state
 from app.services.events.stripe_object import cents_of, currency_of, id_of, required, text_of
 from app.services.operations.accept import ACCEPT, OperationRequest, perform
-from app.services.operations.kind import Kind, NewContext, Tracking, create_at, find_made
+from app.services.operations.kind import Kind, NewContext, create_at, find_made
 from app.services.operations.operation import HeldOperation
 from app.services.payment_id import read_payment_id
 from app.services.upstreams.call_context import CallContext
@@ -301,26 +301,6 @@ def _columns(operation_id: uuid.UUID, body: Mapping[str, Any]) -> dict[str, Any]
     return {"payment_id": uuid.UUID(body["payment_id"]), "run_id": None, "tracking_state": TrackingState.NONE}
 
 
-def _prepare_nothing(operation: HeldOperation, services: Services, context: CallContext) -> None:
-    return None
-
-
-def _unprepare_nothing(run_id: str, services: Services, context: CallContext) -> None:
-    return None
-
-
-def _track_nothing(operation: HeldOperation, services: Services, context: CallContext, may_be_done: bool) -> Tracking:
-    return Tracking(TrackingState.NONE)
-
-
-_UNTRACKED: dict[str, Any] = {
-    "accept": _ACCEPT,
-    "columns": _columns,
-    "prepare": _prepare_nothing,
-    "unprepare": _unprepare_nothing,
-    "complete": _track_nothing,
-}
-
 REFUND: Kind[Refund] = Kind(
     name=OperationKind.REFUND,
     needs_key=lambda body: True,
@@ -334,7 +314,8 @@ REFUND: Kind[Refund] = Kind(
     ),
     fact=_tell_refund,
     answer=_answer_refund,
-    **_UNTRACKED,
+    accept=_ACCEPT,
+    columns=_columns,
 )
 CAPTURE: Kind[Target] = Kind(
     name=OperationKind.CAPTURE,
@@ -345,7 +326,8 @@ CAPTURE: Kind[Target] = Kind(
     is_told_by_state=True,
     fact=_tell_state,
     answer=_answer_capture,
-    **_UNTRACKED,
+    accept=_ACCEPT,
+    columns=_columns,
 )
 CANCEL: Kind[Target] = Kind(
     name=OperationKind.CANCEL,
@@ -356,5 +338,6 @@ CANCEL: Kind[Target] = Kind(
     is_told_by_state=True,
     fact=_tell_state,
     answer=_answer_cancel,
-    **_UNTRACKED,
+    accept=_ACCEPT,
+    columns=_columns,
 )
