@@ -9,14 +9,14 @@ from app.request_context import services
 
 PUBLIC_ENDPOINTS = frozenset(
     {
-        "health.welcome",
-        "health.report_health",
-        "health.report_readiness",
+        "health.get_welcome",
+        "health.get_health",
+        "health.get_readiness",
         "docs.show_document",
         "docs.open_page",
         "swagger_ui.show",
-        "webhooks.receive",
-        "webhooks.receive_for_app",
+        "webhooks.receive_stripe_event",
+        "webhooks.receive_stripe_event_of_app",
     }
 )
 
@@ -25,7 +25,7 @@ PUBLIC_ENDPOINTS = frozenset(
 WEBHOOKS = "/webhooks/"
 
 # Prometheus sends a bearer token more easily than a header of another name.
-BEARER_ENDPOINT = "metrics.show_metrics"
+BEARER_ENDPOINT = "metrics.get_metrics"
 
 
 def register_auth(app: Flask) -> None:

@@ -75,6 +75,8 @@ class ServiceError(Exception):
     details: Mapping[str, Any] | None = None
     # How a call to an upstream is counted that ended so.
     outcome: ClassVar[str] = "refused"
+    # What the example in the OpenAPI document is made with.
+    example: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
@@ -86,6 +88,7 @@ class InvalidRequest(ServiceError):
 
     status = 400
     code = "invalid_request"
+    example: ClassVar = {"field_errors": {"lineItems": ["Missing data for required field."]}}
 
     def __init__(
         self, field_errors: Mapping[str, list[str]] | None = None, form_errors: list[str] | None = None
@@ -99,6 +102,7 @@ class UnknownFilter(ServiceError):
 
     status = 400
     code = "unknown_filter"
+    example: ClassVar = {"names": ["organisation"]}
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(f"Unknown filter: {', '.join(names)[:MAX_NAMES_LENGTH]}")
@@ -109,6 +113,7 @@ class NoStripeKey(ServiceError):
 
     status = 400
     code = "no_stripe_key"
+    example: ClassVar = {"app_id": "shop"}
 
     def __init__(self, app_id: str) -> None:
         super().__init__(f"No Stripe key configured for appId '{app_id}'")
@@ -180,6 +185,7 @@ class InvalidApiKey(ServiceError):
 
     status = 403
     code = "invalid_api_key"
+    example: ClassVar = {"sentence": "Invalid API key"}
 
 
 class NotFound(ServiceError):
@@ -187,6 +193,7 @@ class NotFound(ServiceError):
 
     status = 404
     code = "not_found"
+    example: ClassVar = {"sentence": "Payment not found"}
 
 
 class IdempotencyKeyInUse(ServiceError):
@@ -289,6 +296,7 @@ class DatabaseUnavailable(ServiceError):
     status = 503
     code = "database_unavailable"
     retry_after_seconds = 2
+    example: ClassVar = {"reason": "SQLSTATE 08006"}
 
     def __init__(self, *, reason: str) -> None:
         super().__init__("The database is unavailable; retry in a moment")
@@ -305,6 +313,7 @@ class UpstreamError(ServiceError):
     status = 502
     code = "upstream_error"
     outcome = "error"
+    example: ClassVar = {"upstream": "Stripe", "reason": "answered 500"}
     verb: ClassVar[str] = "gave no usable answer"
 
     def __init__(
@@ -418,11 +427,16 @@ _NEXT_STEPS = {
 }
 
 
-def _answer_http_exception(error: HTTPException) -> Response:
-    status = error.code or 500
-    next_step = _right_path() if isinstance(error, NotFoundOfHttp) else _NEXT_STEPS.get(status)
+def http_words(error: HTTPException, next_step: str | None = None) -> tuple[str, str]:
+    """The sentence and the code of an error of HTTP's own; the name of its status says most of it."""
+    next_step = next_step or _NEXT_STEPS.get(error.code or 500)
     sentence = f"{error.name}: {next_step}" if next_step else error.name
-    response = _answer(status, sentence, error.name.lower().replace(" ", "_"), None, None)
+    return sentence, error.name.lower().replace(" ", "_")
+
+
+def _answer_http_exception(error: HTTPException) -> Response:
+    sentence, code = http_words(error, _right_path() if isinstance(error, NotFoundOfHttp) else None)
+    response = _answer(error.code or 500, sentence, code, None, None)
     # A 405 has to keep its Allow header.
     response.headers.extend((k, v) for k, v in error.get_headers() if k not in ("Content-Type", "Content-Length"))
     return response

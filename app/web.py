@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException, UnsupportedMediaType
 from werkzeug.routing import BaseConverter, Rule
 
 from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
+from app.examples import ExamplesPlugin, status_of
 from app.schemas.base import MAX_IGNORED, MAX_IGNORED_LENGTH, RequestSchema, camel_case
 from app.schemas.errors import ErrorSchema
 
@@ -53,6 +54,8 @@ API_CONFIG = {
     "OPENAPI_VERSION": "3.1.0",
     "API_SPEC_OPTIONS": {
         "info": {"description": "Through this service the apps of a platform take payments with Stripe."},
+        # Relative to the document's own address: whoever serves it.
+        "servers": [{"url": "/", "description": "The service that this document comes from."}],
         "components": {
             "securitySchemes": {
                 API_KEY_SCHEME: {
@@ -80,19 +83,48 @@ API_CONFIG = {
 }
 
 
+# What the document says of the variables of paths. Another text than a format allows is answered with 404.
+PATH_VARIABLES = {
+    "paymentId": {"format": "uuid", "example": "83931d55-87f1-4ef4-92ef-2ff99f57485c"},
+    "orgId": {"example": "org_1"},
+    "runId": {"example": "5253807e-6926-45d8-9773-75714f40cade"},
+    "productId": {"example": "prod_sandbox"},
+    "priceId": {"example": "price_sandbox"},
+    "couponId": {"example": "SUMMER"},
+    "appId": {"example": "shop"},
+}
+
+
 class CamelCasePlugin(FlaskPlugin):  # type: ignore[misc]
-    """Names the variables of a path as the contract does."""
+    """Names the variables of a path as the contract does, and an operation by the view that answers it."""
+
+    def operation_helper(self, operations: dict[str, Any], rule: Rule, **_: Any) -> None:
+        """Name the operations: a client's method is called as the view is."""
+        name = camel_case(rule.endpoint.rpartition(".")[2])
+        for method, operation in operations.items():
+            responses = {str(status): operation["responses"][status] for status in sorted(operation["responses"])}
+            operations[method] = {"operationId": name, **operation, "responses": responses}
 
     @staticmethod
     def flaskpath2openapi(path: str) -> str:
         return route_template(path)
 
     def rule_to_params(self, rule: Rule) -> list[dict[str, Any]]:
-        return [{**parameter, "name": camel_case(parameter["name"])} for parameter in super().rule_to_params(rule)]
+        return [_described(parameter) for parameter in super().rule_to_params(rule)]
+
+
+def _described(parameter: dict[str, Any]) -> dict[str, Any]:
+    """A variable of a path by its name on the wire, with what is said of it."""
+    name = camel_case(parameter["name"])
+    return {**parameter, "name": name, "schema": {**parameter["schema"], **PATH_VARIABLES.get(name, {})}}
 
 
 class RulesConverter(OpenAPIConverter):
-    """Writes down what apispec leaves out: the rules of a map's keys, and what a schema says of itself as a whole."""
+    """Writes down what apispec leaves out: the rules of a map's keys, and what a schema says of itself as a whole.
+
+    A default is told in words: with the keyword `default`, openapi-typescript makes a field one that has to be sent.
+    https://openapi-ts.dev/cli
+    """
 
     def init_attribute_functions(self) -> None:
         super().init_attribute_functions()
@@ -100,6 +132,16 @@ class RulesConverter(OpenAPIConverter):
 
     def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
         return {**super().schema2jsonschema(schema), **getattr(schema, "document", {})}
+
+    def field2property(self, field: Field[Any]) -> dict[str, Any]:
+        described = super().field2property(field)
+        if None in described.get("enum", ()):
+            # The values say it all; of each type beside them, openapi-python-client makes an enumeration of its own.
+            del described["type"]
+        if "default" not in described:
+            return described
+        words = [described.get("description", ""), f"`{described.pop('default')}` where it is left out."]
+        return {**described, "description": " ".join(filter(None, words))}
 
     def key_rules(self, field: Field[Any], **_: Any) -> dict[str, Any]:
         keys = field.key_field if isinstance(field, Dict) else None
@@ -122,12 +164,15 @@ class ContractApi(Api):  # type: ignore[misc]
     def handle_http_exception(self, error: HTTPException) -> Response:
         return answer_error(error)
 
+    def _register_pagination_header(self) -> None:
+        """Leave out flask-smorest's own pages, which no route has, and their schema."""
+
 
 class OrjsonProvider(JSONProvider):
     """What `jsonify` and `request.json` use."""
 
-    def dumps(self, obj: Any, **_: Any) -> str:
-        return orjson.dumps(obj).decode()
+    def dumps(self, obj: Any, *, indent: int | None = None, **_: Any) -> str:
+        return orjson.dumps(obj, option=orjson.OPT_INDENT_2 if indent else None).decode()
 
     def loads(self, s: str | bytes, **_: Any) -> Any:
         return orjson.loads(s)
@@ -226,6 +271,28 @@ ERROR_DESCRIPTIONS = {
     504: "An upstream took too long.",
 }
 RETRIED_ERRORS = (409, 429, 503)
+# What any route that answers the status may answer; a route that has codes of its own for it names all.
+ERROR_CODES = {
+    400: "invalid_request",
+    401: "missing_api_key",
+    402: "card_declined",
+    403: "invalid_api_key",
+    404: "not_found",
+    409: "idempotency_key_in_use",
+    413: "request_entity_too_large",
+    415: "unsupported_media_type",
+    422: "idempotency_key_reused",
+    429: "stripe_rate_limited",
+    502: "upstream_error",
+    503: "database_unavailable",
+    504: "upstream_timeout",
+}
+# What a route answers that asks Stripe with an app's key.
+STRIPE_CODES = (
+    *("invalid_request", "no_stripe_key", "resource_missing"),
+    *("upstream_error", "stripe_key_refused"),
+    *("database_unavailable", "upstream_unavailable", "overloaded"),
+)
 
 
 class Blueprint(SmorestBlueprint):  # type: ignore[misc]
@@ -254,22 +321,48 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         log.warning("fields of the request were ignored: %s", ", ".join(ignored)[:MAX_NAMES_LENGTH])
         return {**data, "ignoredFields": ignored}
 
-    def errors(self, *statuses: int) -> Any:
-        """Document that a view answers these errors; what is called stays the view itself."""
+    def errors(self, *statuses_or_codes: int | str) -> Any:
+        """Document that a view answers these errors; what is called stays the view itself.
+
+        A status stands for its code in `ERROR_CODES`; where it has others as well, all of them are named.
+        """
 
         def decorate(view: Any) -> Any:
             described = view
-            for status in statuses:
-                described = self._error(status)(described)
+            for status, codes in _by_status(statuses_or_codes).items():
+                described = self._error(status, codes)(described)
             view._apidoc = described._apidoc
             return view
 
         return decorate
 
-    def _error(self, status: int) -> Any:
+    def _error(self, status: int, codes: list[str]) -> Any:
         headers = {RETRY_AFTER: RETRY_AFTER} if status in RETRIED_ERRORS else None
         description = ERROR_DESCRIPTIONS[status]
-        return self.alt_response(status, schema=ErrorSchema, description=description, headers=headers)
+        return self.alt_response(
+            status,
+            schema=ErrorSchema,
+            description=description,
+            headers=headers,
+            examples={code: code for code in codes},
+        )
 
 
-api = ContractApi(spec_kwargs={"flask_plugin": CamelCasePlugin(), "marshmallow_plugin": RulesPlugin()})
+def _by_status(statuses_or_codes: Iterable[int | str]) -> dict[int, list[str]]:
+    """The codes of each status."""
+    found: dict[int, list[str]] = {}
+    for each in statuses_or_codes:
+        if isinstance(each, int):
+            found.setdefault(each, [])
+        else:
+            found.setdefault(status_of(each), []).append(each)
+    return {status: codes or [ERROR_CODES[status]] for status, codes in found.items()}
+
+
+api = ContractApi(
+    spec_kwargs={
+        "flask_plugin": CamelCasePlugin(),
+        "marshmallow_plugin": RulesPlugin(),
+        "extra_plugins": [ExamplesPlugin()],
+    }
+)

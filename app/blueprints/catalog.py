@@ -19,14 +19,14 @@ from app.schemas.catalog import (
 )
 from app.schemas.payments import IdempotencyKeySchema
 from app.services import catalog
-from app.web import Blueprint
+from app.web import STRIPE_CODES, Blueprint
 
 T = TypeVar("T")
 
 blp = Blueprint("catalog", __name__, description="What is sold, and what it costs.")
 
-CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504)
-SHOW_ERRORS = (400, 401, 403, 404, 429, 502, 503, 504)
+CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504, *STRIPE_CODES)
+SHOW_ERRORS = (400, 401, 403, 404, 429, 502, 503, 504, *STRIPE_CODES)
 
 
 @blp.route("/products/create", methods=["POST"])
@@ -46,7 +46,7 @@ def create_product(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.arguments(AppQuerySchema, location="query")
 @blp.response(200, ProductSchema)
 @blp.errors(*SHOW_ERRORS)
-def show_product(query: dict[str, str], product_id: str) -> Any:
+def get_product(query: dict[str, str], product_id: str) -> Any:
     """Show a product."""
     return _ask(query["app_id"], catalog.find_product, product_id, **query)
 
@@ -68,7 +68,7 @@ def create_price(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.arguments(AppQuerySchema, location="query")
 @blp.response(200, PriceSchema)
 @blp.errors(*SHOW_ERRORS)
-def show_price(query: dict[str, str], price_id: str) -> Any:
+def get_price(query: dict[str, str], price_id: str) -> Any:
     """Show a price."""
     return _ask(query["app_id"], catalog.find_price, price_id, **query)
 
@@ -77,7 +77,7 @@ def show_price(query: dict[str, str], price_id: str) -> Any:
 @blp.arguments(AppQuerySchema, location="query")
 @blp.response(200, PriceListSchema)
 @blp.errors(*SHOW_ERRORS)
-def list_prices(query: dict[str, str], product_id: str) -> Any:
+def list_prices_by_product(query: dict[str, str], product_id: str) -> Any:
     """List all active prices of a product."""
     return {"prices": _ask(query["app_id"], catalog.list_prices, product_id, **query)}
 
@@ -99,7 +99,7 @@ def create_coupon(body: dict[str, Any], headers: dict[str, str]) -> Any:
 @blp.arguments(AppQuerySchema, location="query")
 @blp.response(200, CouponSchema)
 @blp.errors(*SHOW_ERRORS)
-def show_coupon(query: dict[str, str], coupon_id: str) -> Any:
+def get_coupon(query: dict[str, str], coupon_id: str) -> Any:
     """Show a coupon."""
     return _ask(query["app_id"], catalog.find_coupon, coupon_id, **query)
 

@@ -22,12 +22,20 @@ from app.services.operations.accept import OperationRequest, perform
 from app.services.operations.kind import Kind
 from app.services.payments.actions import CANCEL, CAPTURE, REFUND, act_on_payment
 from app.services.payments.kinds import CREATE_CHECKOUT_SESSION, CREATE_PAYMENT_INTENT
-from app.web import Blueprint
+from app.web import STRIPE_CODES, Blueprint
 
 blp = Blueprint("payments", __name__, description="Creating payments, and doing something with them.")
 
-CREATE_ERRORS = (400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504)
-ACTION_ERRORS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 502, 503, 504)
+CREATE_ERRORS = (
+    *(400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504),
+    *STRIPE_CODES,
+    *("stripe_idempotency_mismatch", "runs_service_refused", "payment_handed_over"),
+)
+ACTION_ERRORS = (
+    *(400, 401, 403, 404, 413, 415, 422, 429, 502, 503, 504),
+    *STRIPE_CODES,
+    *("idempotency_key_in_use", "payment_not_ready", "stripe_idempotency_mismatch", "payment_handed_over"),
+)
 
 
 @blp.route("/checkout/create", methods=["POST"])

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.request_context import services
 from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
-from app.schemas.status import AppQuerySchema, PageQuerySchema, PaymentPageSchema, PaymentStatusSchema
+from app.schemas.status import AppQuerySchema, PageQuerySchema, PaymentDetailsSchema, PaymentPageSchema
 from app.services.reports.statistics import compute_statistics
 from app.services.reports.status import (
     find_payment,
@@ -16,20 +16,22 @@ from app.web import Blueprint
 
 blp = Blueprint("status", __name__, description="Asking what has become of payments.")
 
+STATS_CODES = ("invalid_request", "unknown_filter", "database_unavailable", "overloaded")
+
 
 @blp.route("/status/<payment_id>")
-@blp.response(200, PaymentStatusSchema)
+@blp.response(200, PaymentDetailsSchema)
 @blp.errors(401, 403, 404, 503)
-def show_payment(payment_id: str) -> dict[str, Any]:
+def get_payment_status(payment_id: str) -> dict[str, Any]:
     """Show a payment and what happened to it."""
     return find_payment(payment_id, services=services())
 
 
 @blp.route("/status/by-stripe-id/<text:stripe_id>")
 @blp.arguments(AppQuerySchema, location="query")
-@blp.response(200, PaymentStatusSchema)
+@blp.response(200, PaymentDetailsSchema)
 @blp.errors(400, 401, 403, 404, 503)
-def show_payment_by_stripe_id(of: dict[str, Any], stripe_id: str) -> dict[str, Any]:
+def get_payment_by_stripe_id(of: dict[str, Any], stripe_id: str) -> dict[str, Any]:
     """Show the payment that knows this session, intent, charge, refund, dispute, invoice or subscription."""
     return find_payment_by_stripe_id(stripe_id, **of, services=services())
 
@@ -38,7 +40,7 @@ def show_payment_by_stripe_id(of: dict[str, Any], stripe_id: str) -> dict[str, A
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
+def list_payments_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
     """List the payments of an organisation."""
     return list_payments_of_org(org_id, **page, services=services())
 
@@ -47,7 +49,7 @@ def list_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
 @blp.errors(400, 401, 403, 503)
-def list_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
+def list_payments_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
     """List the payments of a run, whether it is the payment's own or the caller's."""
     return list_payments_of_run(run_id, **page, services=services())
 
@@ -56,8 +58,8 @@ def list_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
 @blp.arguments(NoFiltersSchema, location="query")
 @blp.arguments(StatsFilterSchema, required=False)
 @blp.response(200, StatsSchema)
-@blp.errors(400, 401, 403, 413, 415, 503)
-def compute_stats(_: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
+@blp.errors(400, 401, 403, 413, 415, 503, *STATS_CODES)
+def query_stats(_: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
     """Compute statistics over payments."""
     return compute_statistics(filters, services=services())
 
@@ -65,7 +67,7 @@ def compute_stats(_: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:
 @blp.route("/stats")
 @blp.arguments(StatsQuerySchema, location="query")
 @blp.response(200, StatsSchema)
-@blp.errors(400, 401, 403, 503)
-def show_stats(filters: dict[str, Any]) -> dict[str, Any]:
+@blp.errors(400, 401, 403, 503, *STATS_CODES)
+def get_stats(filters: dict[str, Any]) -> dict[str, Any]:
     """Show statistics over payments."""
     return compute_statistics(filters, services=services())

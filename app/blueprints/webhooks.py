@@ -11,7 +11,11 @@ from app.web import Blueprint
 
 blp = Blueprint("webhooks", __name__, description="What Stripe tells.")
 
-ERRORS = (400, 413, 502, 503, 504)
+ERRORS = (
+    *(400, 413, 502, 503, 504),
+    *("missing_signature", "invalid_signature", "not_a_stripe_event"),
+    *("database_unavailable", "upstream_unavailable", "overloaded"),
+)
 # Described and not parsed: what is verified is the bytes.
 SIGNED_EVENT = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": EventSchema}}},
@@ -25,7 +29,7 @@ APP = {"in": "path", "schema": AppPathSchema}
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
 @blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE])
-def receive() -> dict[str, Any]:
+def receive_stripe_event() -> dict[str, Any]:
     """Receive an event, signed with one of the service's own secrets."""
     return _receive(None)
 
@@ -34,7 +38,7 @@ def receive() -> dict[str, Any]:
 @blp.response(200, ReceivedSchema)
 @blp.errors(*ERRORS)
 @blp.doc(**SIGNED_EVENT, parameters=[SIGNATURE, APP])
-def receive_for_app(app_id: str) -> dict[str, Any]:
+def receive_stripe_event_of_app(app_id: str) -> dict[str, Any]:
     """Receive an event for one app, signed with that app's secret."""
     return _receive(app_id)
 

@@ -176,8 +176,8 @@ class CouponCreateSchema(_CreateSchema):
     """A coupon to create: either a percentage or an amount off."""
 
     document: ClassVar = {
-        # What the two validators below check.
-        "allOf": [{"oneOf": [_PERCENTAGE, _AMOUNT]}, {"oneOf": [_REPEATING, _NOT_REPEATING]}],
+        # What the two validators below check; of each two, no request is both.
+        "allOf": [{"anyOf": [_PERCENTAGE, _AMOUNT]}, {"anyOf": [_REPEATING, _NOT_REPEATING]}],
         "example": {"appId": "shop", "percentOff": 12.5},
     }
 

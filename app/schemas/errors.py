@@ -4,6 +4,8 @@ from marshmallow.fields import Dict, List, Nested, String
 
 from app.schemas.base import CamelCaseSchema
 
+REQUEST_ID = "8f14e45fceea467a9a36dedd4bea2543"
+
 
 class ErrorDetailsSchema(CamelCaseSchema):
     """Which rules a request breaks, by field or by header."""
@@ -21,5 +23,7 @@ class ErrorSchema(CamelCaseSchema):
 
     error = String(required=True, metadata={"description": "A sentence.", "example": "Invalid request"})
     code = String(required=True, metadata={"description": "For programs.", "example": "invalid_request"})
-    request_id = String(required=True, metadata={"description": "The same as in the header X-Request-ID."})
+    request_id = String(
+        required=True, metadata={"description": "The same as in the header X-Request-ID.", "example": REQUEST_ID}
+    )
     details = Nested(ErrorDetailsSchema)

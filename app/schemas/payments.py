@@ -232,7 +232,14 @@ class CheckoutCreatedSchema(CreatedSchema):
     success = Boolean(required=True)
     payment_id = String(required=True, metadata={"format": "uuid"})
     session_id = String(required=True, metadata={"example": "cs_test_a1b2"})
-    url = String(required=True, allow_none=True, metadata={"description": "Stripe's page, to send the customer to."})
+    url = String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Stripe's page, to send the customer to.",
+            "example": "https://checkout.stripe.com/c/pay/cs_test_a1b2",
+        },
+    )
 
 
 class PaymentIntentCreatedSchema(CreatedSchema):
@@ -242,6 +249,10 @@ class PaymentIntentCreatedSchema(CreatedSchema):
     payment_id = String(required=True, metadata={"format": "uuid"})
     payment_intent_id = String(required=True, metadata={"example": "pi_3a1b2"})
     client_secret = String(
-        required=True, metadata={"description": "For the customer's browser only; the service doesn't keep it."}
+        required=True,
+        metadata={
+            "description": "For the customer's browser only; the service doesn't keep it.",
+            "example": "pi_3a1b2_secret_c3d4",
+        },
     )
     status = String(required=True, metadata={"example": "requires_payment_method"})

@@ -10,7 +10,7 @@ from app.errors import UnknownFilter
 from app.schemas.base import BoundedList, CamelCaseSchema, RequestSchema, Text
 
 MAX_RUNS = 1_000
-CENTS = {"description": "In the currency's smallest unit."}
+COUNT = {"example": 1}
 
 
 class _Filter(Text):
@@ -76,23 +76,30 @@ class StatsQuerySchema(StatsFilterSchema):
 class CurrencyStatsSchema(CamelCaseSchema):
     """Money in one currency."""
 
-    currency = String(required=True)
-    payments = Integer(required=True)
-    gross_in_cents = Integer(required=True, metadata={"description": "What was received."})
-    refunded_in_cents = Integer(required=True, metadata=CENTS)
-    disputed_in_cents = Integer(required=True, metadata={"description": "What open and lost disputes hold back."})
-    net_in_cents = Integer(required=True, metadata={"description": "Gross less refunded and disputed."})
+    currency = String(required=True, metadata={"example": "usd"})
+    payments = Integer(required=True, metadata=COUNT)
+    gross_in_cents = Integer(required=True, metadata={"description": "What was received.", "example": 2000})
+    refunded_in_cents = Integer(
+        required=True, metadata={"description": "In the currency's smallest unit.", "example": 500}
+    )
+    disputed_in_cents = Integer(
+        required=True, metadata={"description": "What open and lost disputes hold back.", "example": 500}
+    )
+    net_in_cents = Integer(
+        required=True, metadata={"description": "Gross less refunded and disputed.", "example": 1000}
+    )
 
 
 class StatsSchema(CamelCaseSchema):
     """Counts and sums."""
 
-    total_payments = Integer(required=True)
+    total_payments = Integer(required=True, metadata=COUNT)
     total_amount_in_cents = Integer(
-        required=True, metadata={"description": "The sum of all amounts, whatever their state and currency."}
+        required=True,
+        metadata={"description": "The sum of all amounts, whatever their state and currency.", "example": 2000},
     )
-    success_count = Integer(required=True)
-    failure_count = Integer(required=True)
-    refund_count = Integer(required=True)
-    dispute_count = Integer(required=True)
+    success_count = Integer(required=True, metadata=COUNT)
+    failure_count = Integer(required=True, metadata=COUNT)
+    refund_count = Integer(required=True, metadata=COUNT)
+    dispute_count = Integer(required=True, metadata=COUNT)
     currencies = List(Nested(CurrencyStatsSchema), required=True)

@@ -26,7 +26,7 @@ class AppPathSchema(CamelCaseSchema):
 class EventObjectSchema(CamelCaseSchema):
     """Any object of Stripe's; a balance has no id, and the preview of an invoice may have null."""
 
-    id = String(allow_none=True)
+    id = String(allow_none=True, metadata={"example": "pi_3a1b2"})
 
 
 class EventDataSchema(CamelCaseSchema):

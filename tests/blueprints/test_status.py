@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from app.request_context import EXTENSION_KEY
 from app.schemas.stats import StatsSchema
-from app.schemas.status import PaymentPageSchema, PaymentStatusSchema
+from app.schemas.status import PaymentDetailsSchema, PaymentPageSchema
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event
@@ -114,7 +114,7 @@ class TestShowPayment:
 
         answer = client.get(f"/status/{payment_id}").json
 
-        assert is_described_by(PaymentStatusSchema(), answer)
+        assert is_described_by(PaymentDetailsSchema(), answer)
         assert [len(answer["events"][kind]) for kind in ("successes", "failures", "refunds", "disputes")] == [1] * 4
         assert answer["payment"]["metadata"] == {"order_id": "7", "o\\": "\u00e9"}
         assert answer["payment"]["description"] == '\u2603 "shoes"\n'

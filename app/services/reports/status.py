@@ -147,7 +147,7 @@ class Position:
 
 
 def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
-    """A payment and what happened to it, as `PaymentStatusSchema` describes it.
+    """A payment and what happened to it, as `PaymentDetailsSchema` describes it.
 
     :raises NotFound: when there is no such payment.
     """
