@@ -6,7 +6,7 @@ AUDIT := $(BIN)/pip-audit --disable-pip --progress-spinner off --timeout 3
 CHROMIUM ?= /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test test-unit test-integration soak bench browser-test lint audit format openapi migration migrate
+.PHONY: help install run dev test test-unit test-integration soak bench browser-test client-check lint audit format openapi migration migrate
 
 help: ## Show what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ browser-test: install ## Try the docs page and the checkout page in Chromium: ap
 	$(PIP_INSTALL) --requirement requirements-browser.lock
 	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest tests/browser
 
+client-check: install ## Make clients of the document, in Python and TypeScript, and try them: needs Node.js 20 with npm
+	@command -v npm >/dev/null || { echo "No npm: install Node.js 20 or later" >&2; exit 1; }
+	$(PIP_INSTALL) --requirement requirements-clients.lock
+	npm ci --prefix tests/clients --silent
+	$(BIN)/pytest tests/clients
+
 lint: install ## Check style, types and the lock
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,7 +62,8 @@ lint: install ## Check style, types and the lock
 # lock would mean nothing.
 audit: install ## Look for known vulnerabilities in the locked versions
 	@if echo "jinja2==2.4.1" | $(AUDIT) --no-deps --format json --requirement /dev/stdin 2>/dev/null | grep -q '"fix_versions"'; \
-	then $(AUDIT) --require-hashes --requirement requirements.lock --requirement requirements-browser.lock; \
+	then $(AUDIT) --require-hashes --requirement requirements.lock --requirement requirements-browser.lock \
+		--requirement requirements-clients.lock; \
 	else echo "Not looked for known vulnerabilities: their database can't be reached from here."; fi
 
 format: install ## Put the code into its style

@@ -141,6 +141,15 @@ class TestDocument:
                     assert operation.get("responses"), (method, path)
 
 
+class TestLocks:
+    @pytest.mark.parametrize(
+        "path", ["tests/clients/package-lock.json", *sorted(path.name for path in ROOT.glob("requirements*.lock"))]
+    )
+    def test_a_lock_names_no_registry(self, path: str) -> None:
+        """Each machine has its own; what a package holds is told by its hash."""
+        assert "://" not in re.sub(r'"url": "[^"]+"', "", (ROOT / path).read_text())
+
+
 class TestMigrations:
     def test_they_say_what_the_models_say(self, app: Flask) -> None:
         from alembic.autogenerate import compare_metadata

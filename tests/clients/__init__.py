@@ -1,0 +1,1 @@
+"""Clients that are generated of the OpenAPI document: `make client-check`."""
