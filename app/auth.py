@@ -1,11 +1,14 @@
-"""Who may call: one hook on the application, and an explicit list of what is public."""
+"""Who may call: one hook on the application, an explicit list of what is public, and what each key is good for."""
 
 import hmac
 
-from flask import Flask, request
+from flask import Flask, g, request
 
-from app.errors import InvalidApiKey, MissingApiKey
+from app.errors import InvalidApiKey, MissingApiKey, ScopeMissing, ServiceKeyRequired
+from app.logs import about
+from app.models import KeyScope
 from app.request_context import services
+from app.services.access.callers import SERVICE, Caller
 
 PUBLIC_ENDPOINTS = frozenset(
     {
@@ -20,12 +23,20 @@ PUBLIC_ENDPOINTS = frozenset(
     }
 )
 
-
 # Stripe signs what it sends here.
 WEBHOOKS = "/webhooks/"
 
 # Prometheus sends a bearer token more easily than a header of another name.
 BEARER_ENDPOINT = "metrics.get_metrics"
+
+# What is about all apps: for the service's own key alone.
+SERVICE_ENDPOINTS = frozenset(
+    {"metrics.get_metrics", "keys.create_key", "keys.list_keys", "keys.rotate_key", "keys.revoke_key"}
+)
+# What a route needs besides these is told by its method: to read, or else to write.
+MONEY_ENDPOINTS = frozenset({"payments.refund_payment", "payments.capture_payment", "payments.cancel_payment"})
+READING_POSTS = frozenset({"status.query_stats"})
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def register_auth(app: Flask) -> None:
@@ -34,22 +45,46 @@ def register_auth(app: Flask) -> None:
 
 
 def require_api_key() -> None:
-    """Let the request pass when it is public or carries one of the service's API keys.
+    """Let the request pass when it is public or carries a key that is good for it; note whose key it is.
 
     :raises MissingApiKey: when it carries none.
     :raises InvalidApiKey: when it carries another.
+    :raises ScopeMissing, ServiceKeyRequired: when the key is good for less.
     """
     if request.endpoint in PUBLIC_ENDPOINTS or request.path.startswith(WEBHOOKS):
         return
     sent = request.headers.get("X-API-Key") or _bearer_token()
     if not sent:
         raise MissingApiKey
-    # WSGI hands headers over as Latin-1, which keeps any bytes as they came. All keys are compared, so that the time
-    # taken doesn't tell which one was close.
-    sent_bytes = sent.encode("latin-1")
-    matches = [hmac.compare_digest(sent_bytes, key.encode()) for key in services().settings.api_keys]
-    if True not in matches:
+    # WSGI hands headers over as Latin-1, which keeps any bytes as they came.
+    g.caller = _find_caller(sent.encode("latin-1"))
+    _require_scope(g.caller)
+
+
+def _find_caller(key: bytes) -> Caller:
+    # All are compared, so that the time taken doesn't tell which one was close.
+    matches = [hmac.compare_digest(key, each.encode()) for each in services().settings.api_keys]
+    if True in matches:
+        return SERVICE
+    caller = services().callers.find(key, address=request.remote_addr or "")
+    if caller is None:
         raise InvalidApiKey("Invalid API key")
+    about(app=caller.app_id, key=caller.key_id)
+    return caller
+
+
+def _require_scope(caller: Caller) -> None:
+    if caller.app_id is not None and request.endpoint in SERVICE_ENDPOINTS:
+        raise ServiceKeyRequired
+    if not caller.may(scope := _scope_needed()):
+        raise ScopeMissing(scope)
+
+
+def _scope_needed() -> KeyScope:
+    if request.endpoint in MONEY_ENDPOINTS:
+        return KeyScope.MONEY
+    is_reading = request.method in READING_METHODS or request.endpoint in READING_POSTS
+    return KeyScope.READ if is_reading else KeyScope.WRITE
 
 
 def _bearer_token() -> str | None:

@@ -5,6 +5,7 @@ ServiceError                         500       internal_error
 ├── UnknownFilter                    400       unknown_filter
 ├── NoStripeKey                      400       no_stripe_key
 ├── IdempotencyKeyRequired           400       idempotency_key_required
+├── IdentityConflict                 400       identity_conflict
 ├── NothingToRefund                  400       nothing_to_refund
 ├── SeveralPaymentIntents            400       several_payment_intents
 ├── StripeRefusal                    400, 402  Stripe's
@@ -16,12 +17,16 @@ ServiceError                         500       internal_error
 ├── MalformedRequest                 400       malformed_request
 ├── MissingApiKey                    401       missing_api_key
 ├── InvalidApiKey                    403       invalid_api_key
+├── KeyOfAnotherApp                  403       key_of_another_app
+├── ScopeMissing                     403       scope_missing
+├── ServiceKeyRequired               403       service_key_required
 ├── NotFound                         404       not_found
 ├── IdempotencyKeyInUse              409       idempotency_key_in_use
 ├── PaymentNotReady                  409       payment_not_ready
 ├── RequestLineTooLong               414       request_line_too_long
 ├── UnknownExpectation               417       unknown_expectation
 ├── IdempotencyKeyReused             422       idempotency_key_reused
+├── TooManyWrongKeys                 429       too_many_wrong_keys
 ├── StripeRateLimited                429       stripe_rate_limited
 │   └── ObjectLocked                 429       stripe_rate_limited          services.upstreams.stripe
 ├── HeaderFieldsTooLarge             431       header_fields_too_large
@@ -129,6 +134,17 @@ class IdempotencyKeyRequired(ServiceError):
         super().__init__("This request moves money: send an Idempotency-Key, so that a retry doesn't do it twice")
 
 
+class IdentityConflict(ServiceError):
+    """A header says that the caller is somebody else than the request says."""
+
+    status = 400
+    code = "identity_conflict"
+    example: ClassVar = {"header": "X-Org-Id", "field": "orgId"}
+
+    def __init__(self, header: str, field: str) -> None:
+        super().__init__(f"The header {header} and {field} say different things")
+
+
 class NothingToRefund(ServiceError):
     """Nothing was received for the payment."""
 
@@ -144,6 +160,7 @@ class SeveralPaymentIntents(ServiceError):
 
     status = 400
     code = "several_payment_intents"
+    example: ClassVar = {"payment_intent_ids": ["pi_3a1b2", "pi_3c4d5"]}
 
     def __init__(self, payment_intent_ids: list[str]) -> None:
         super().__init__("Several payment intents of this payment have money left; name one as paymentIntentId")
@@ -186,6 +203,38 @@ class InvalidApiKey(ServiceError):
     status = 403
     code = "invalid_api_key"
     example: ClassVar = {"sentence": "Invalid API key"}
+
+
+class KeyOfAnotherApp(ServiceError):
+    """The request names an app that isn't the one of its key."""
+
+    status = 403
+    code = "key_of_another_app"
+
+    def __init__(self) -> None:
+        super().__init__("This key is for another app")
+
+
+class ScopeMissing(ServiceError):
+    """The key is good for less than the request needs; `details` says for what."""
+
+    status = 403
+    code = "scope_missing"
+    example: ClassVar = {"scope": "money"}
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This key lacks the scope '{scope}'")
+        self.details = {"scope": scope}
+
+
+class ServiceKeyRequired(ServiceError):
+    """Only the service's own key may ask that."""
+
+    status = 403
+    code = "service_key_required"
+
+    def __init__(self) -> None:
+        super().__init__("This needs the service's own key")
 
 
 class NotFound(ServiceError):
@@ -245,6 +294,18 @@ class IdempotencyKeyReused(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used before with another request")
+
+
+class TooManyWrongKeys(ServiceError):
+    """Of the caller's address came many wrong keys: another one is not looked at now."""
+
+    status = 429
+    code = "too_many_wrong_keys"
+    example: ClassVar = {"retry_after_seconds": 2}
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("Too many wrong keys came from this address; retry later")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StripeRateLimited(ServiceError):

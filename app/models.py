@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    or_,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON, JSONB, TIMESTAMP
@@ -74,6 +76,14 @@ class CaptureMethod(StrEnum):
 
     AUTOMATIC = "automatic"
     MANUAL = "manual"
+
+
+class KeyScope(StrEnum):
+    """What an app's key is good for, each for all that the ones before it are."""
+
+    READ = "read"
+    WRITE = "write"
+    MONEY = "money"
 
 
 class Step(StrEnum):
@@ -335,6 +345,31 @@ class StripeEvent(Base):
         # What Stripe listed and nobody could read, for people to look at.
         Index("ix_stripe_events_unreadable", "received_at", postgresql_where=text("type = 'unreadable'")),
     )
+
+
+class ApiKey(Base):
+    """A key of an app, by its hash: what it is good for, and until when."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    name: Mapped[str | None] = mapped_column(String(200))
+    scope: Mapped[str] = mapped_column(String(10))
+    hash: Mapped[bytes] = mapped_column(BYTEA, unique=True)
+    # The end of the key, by which people tell one from another.
+    hint: Mapped[str] = mapped_column(String(4))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (_one_of("scope", KeyScope), Index("ix_api_keys_created_at", "created_at"))
+
+    @classmethod
+    def live(cls) -> ColumnElement[bool]:
+        """Whether a key is of use now."""
+        return cls.revoked_at.is_(None) & or_(cls.expires_at.is_(None), cls.expires_at > func.now())
 
 
 class EventCursor(Base):

@@ -18,11 +18,14 @@ from marshmallow import Schema, ValidationError
 from marshmallow.fields import Dict, Field, List
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser, is_json_request
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException, UnsupportedMediaType
 from werkzeug.routing import BaseConverter, Rule
 
 from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
 from app.examples import ExamplesPlugin, status_of
+from app.identity import HEADERS as IDENTITY_HEADERS
+from app.identity import identity_of
 from app.schemas.base import MAX_IGNORED, MAX_IGNORED_LENGTH, RequestSchema, camel_case
 from app.schemas.errors import ErrorSchema
 
@@ -91,6 +94,7 @@ PATH_VARIABLES = {
     "productId": {"example": "prod_sandbox"},
     "priceId": {"example": "price_sandbox"},
     "couponId": {"example": "SUMMER"},
+    "stripeId": {"example": "pi_3a1b2"},
     "appId": {"example": "shop"},
 }
 
@@ -196,19 +200,14 @@ class RequestParser(FlaskParser):
         :raises UnsupportedMediaType: when the body is said to be something else.
         :raises InvalidRequest: when it is no JSON, or too deep to parse.
         """
-        body = req.get_data(cache=True)
-        if not is_json_request(req):
-            if body or req.content_type:
-                raise UnsupportedMediaType
-            return missing
-        try:
-            sent = orjson.loads(body) if body else missing
-        except orjson.JSONDecodeError:
-            raise InvalidRequest(form_errors=["The body is not readable as JSON."]) from None
+        sent = _json_of(req)
         if isinstance(schema, RequestSchema):
             # Looked for with the answer, once the body is known to be valid.
             g.ignored_names = schema.ignored_names(sent)
-        return sent
+        # Where there is no body, its key may still say which app the request is for.
+        known = {} if sent is missing else sent
+        added = identity_of(known, schema) if isinstance(known, dict) else {}
+        return {**known, **added} if added else sent
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         """The query.
@@ -218,7 +217,9 @@ class RequestParser(FlaskParser):
         single = [str(field.data_key) for field in schema.fields.values() if not isinstance(field, List)]
         if repeated := [name for name in single if len(req.args.getlist(name)) > 1]:
             raise InvalidRequest({name: ["Must be given once."] for name in repeated})
-        return super().load_querystring(req, schema)
+        sent = MultiDict(req.args)
+        sent.update(identity_of(req.args, schema))
+        return self._makeproxy(sent, schema)
 
     def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
         """Say which fields are wrong.
@@ -234,6 +235,19 @@ class RequestParser(FlaskParser):
         if len(found) > MAX_ERRORS:
             form_errors.append(f"There are more errors; the first {MAX_ERRORS} are shown.")
         raise InvalidRequest(field_errors, form_errors)
+
+
+def _json_of(req: Request) -> Any:
+    """The body's JSON, or `missing` where there is no body."""
+    body = req.get_data(cache=True)
+    if not body and not req.content_type:
+        return missing
+    if not is_json_request(req):
+        raise UnsupportedMediaType
+    try:
+        return orjson.loads(body) if body else missing
+    except orjson.JSONDecodeError:
+        raise InvalidRequest(form_errors=["The body is not readable as JSON."]) from None
 
 
 def _named_sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -259,13 +273,13 @@ ERROR_DESCRIPTIONS = {
     400: "The request breaks a rule, the app has no Stripe key, or Stripe calls the request invalid.",
     401: "No API key.",
     402: "The card was declined.",
-    403: "A wrong API key.",
+    403: "A wrong API key, or one that isn't good for that.",
     404: "There is no such thing.",
-    409: "A request with the same Idempotency-Key is being worked on.",
+    409: "A request with the same Idempotency-Key is being worked on, or the payment isn't ready for that.",
     413: "The body is over 1 MiB.",
     415: "The body is not JSON.",
     422: "The Idempotency-Key was used with another request.",
-    429: "Stripe is rate limiting the app.",
+    429: "Stripe is rate limiting the app, or many wrong keys came from the caller's address.",
     502: "An upstream answered nonsense or refused us.",
     503: "An upstream or the database is down or overloaded.",
     504: "An upstream took too long.",
@@ -276,7 +290,6 @@ ERROR_CODES = {
     400: "invalid_request",
     401: "missing_api_key",
     402: "card_declined",
-    403: "invalid_api_key",
     404: "not_found",
     409: "idempotency_key_in_use",
     413: "request_entity_too_large",
@@ -287,6 +300,10 @@ ERROR_CODES = {
     503: "database_unavailable",
     504: "upstream_timeout",
 }
+# What any route answers that a key of an app opens.
+KEY_CODES = {403: ("invalid_api_key", "key_of_another_app", "scope_missing")}
+# What any route answers that asks for a key.
+WRONG_KEYS_CODE = "too_many_wrong_keys"
 # What a route answers that asks Stripe with an app's key.
 STRIPE_CODES = (
     *("invalid_request", "no_stripe_key", "resource_missing"),
@@ -300,9 +317,20 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     ARGUMENTS_PARSER = RequestParser()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prepare_doc_cbks.append(_document_identity)
+
     def arguments(self, schema: type[Schema], **kwargs: Any) -> Any:
         """Document and read what a view takes; the schema is put together once, and not for each request."""
-        return super().arguments(schema(), **kwargs)
+        read = super().arguments(schema(), **kwargs)
+
+        def decorate(view: Any) -> Any:
+            reading = read(view)
+            reading._apidoc["identity"] = [*reading._apidoc.get("identity", ()), *getattr(schema, "identity", ())]
+            return reading
+
+        return decorate
 
     def response(self, *args: Any, headers: Mapping[str, str] | None = None, **kwargs: Any) -> Any:
         """Document and serialize what a view answers; like every answer, it carries the request's id."""
@@ -348,6 +376,21 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         )
 
 
+def _document_identity(doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Add the headers that stand in for fields to what an operation takes."""
+    headers = [
+        {
+            "in": "header",
+            "name": IDENTITY_HEADERS[name],
+            "required": False,
+            "description": f"Stands in for `{camel_case(name)}`. Where both are sent, they have to be equal.",
+            "schema": {"type": "string"},
+        }
+        for name in doc_info.get("identity", ())
+    ]
+    return {**doc, "parameters": [*doc.get("parameters", ()), *headers]} if headers else doc
+
+
 def _by_status(statuses_or_codes: Iterable[int | str]) -> dict[int, list[str]]:
     """The codes of each status."""
     found: dict[int, list[str]] = {}
@@ -356,7 +399,12 @@ def _by_status(statuses_or_codes: Iterable[int | str]) -> dict[int, list[str]]:
             found.setdefault(each, [])
         else:
             found.setdefault(status_of(each), []).append(each)
-    return {status: codes or [ERROR_CODES[status]] for status, codes in found.items()}
+    known = {status: codes or _common_codes(status) for status, codes in found.items()}
+    return known | {429: [*known.get(429, ()), WRONG_KEYS_CODE]} if 401 in known else known
+
+
+def _common_codes(status: int) -> list[str]:
+    return list(KEY_CODES[status]) if status in KEY_CODES else [ERROR_CODES[status]]
 
 
 api = ContractApi(

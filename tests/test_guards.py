@@ -47,6 +47,7 @@ class TestArrows:
         "payments": {"operations", "events", "upstreams"},
         "reconciliation": {"payments", "operations", "events", "upstreams"},
         "reports": {"events"},
+        "access": set(),
         "operators": {"operations", "events"},
     }
 

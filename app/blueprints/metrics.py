@@ -17,7 +17,7 @@ blp = Blueprint("metrics", __name__, description="What the service measures.")
 @blp.response(
     200, {"type": "string"}, content_type="text/plain", description="Prometheus' text format.", example=ONE_LINE
 )
-@blp.errors(401, 403)
+@blp.errors(401, "invalid_api_key", "service_key_required")
 def get_metrics() -> Response:
     """Show the service's metrics to Prometheus.
 

@@ -29,13 +29,14 @@ blp = Blueprint("payments", __name__, description="Creating payments, and doing 
 CREATE_ERRORS = (
     *(400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504),
     *STRIPE_CODES,
-    *("stripe_idempotency_mismatch", "runs_service_refused", "payment_handed_over"),
+    *("identity_conflict", "stripe_idempotency_mismatch", "runs_service_refused", "payment_handed_over"),
 )
 ACTION_ERRORS = (
     *(400, 401, 403, 404, 413, 415, 422, 429, 502, 503, 504),
     *STRIPE_CODES,
     *("idempotency_key_in_use", "payment_not_ready", "stripe_idempotency_mismatch", "payment_handed_over"),
 )
+REFUND_CODES = ("idempotency_key_required", "nothing_to_refund", "several_payment_intents")
 
 
 @blp.route("/checkout/create", methods=["POST"])
@@ -62,7 +63,7 @@ def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict
 @blp.arguments(RefundCreateSchema)
 @blp.arguments(IdempotencyKeySchema, location="headers")
 @blp.response(200, RefundCreatedSchema)
-@blp.errors(*ACTION_ERRORS)
+@blp.errors(*ACTION_ERRORS, *REFUND_CODES)
 def refund_payment(body: dict[str, Any], headers: dict[str, str], payment_id: str) -> dict[str, Any]:
     """Give back what was received for a payment, or a part of it; the Idempotency-Key is required."""
     return _act(REFUND, payment_id, body, headers)

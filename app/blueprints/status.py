@@ -4,7 +4,13 @@ from typing import Any
 
 from app.request_context import services
 from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
-from app.schemas.status import AppQuerySchema, PageQuerySchema, PaymentDetailsSchema, PaymentPageSchema
+from app.schemas.status import (
+    AppQuerySchema,
+    OptionalAppQuerySchema,
+    PageQuerySchema,
+    PaymentDetailsSchema,
+    PaymentPageSchema,
+)
 from app.services.reports.statistics import compute_statistics
 from app.services.reports.status import (
     find_payment,
@@ -16,15 +22,16 @@ from app.web import Blueprint
 
 blp = Blueprint("status", __name__, description="Asking what has become of payments.")
 
-STATS_CODES = ("invalid_request", "unknown_filter", "database_unavailable", "overloaded")
+STATS_CODES = ("invalid_request", "unknown_filter", "identity_conflict", "database_unavailable", "overloaded")
 
 
 @blp.route("/status/<payment_id>")
+@blp.arguments(OptionalAppQuerySchema, location="query")
 @blp.response(200, PaymentDetailsSchema)
-@blp.errors(401, 403, 404, 503)
-def get_payment_status(payment_id: str) -> dict[str, Any]:
+@blp.errors(400, 401, 403, 404, 503)
+def get_payment_status(of: dict[str, Any], payment_id: str) -> dict[str, Any]:
     """Show a payment and what happened to it."""
-    return find_payment(payment_id, services=services())
+    return find_payment(payment_id, **of, services=services())
 
 
 @blp.route("/status/by-stripe-id/<text:stripe_id>")
@@ -39,19 +46,19 @@ def get_payment_by_stripe_id(of: dict[str, Any], stripe_id: str) -> dict[str, An
 @blp.route("/status/by-org/<text:org_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
-@blp.errors(400, 401, 403, 503)
+@blp.errors("invalid_request", "identity_conflict", 401, 403, 503)
 def list_payments_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
     """List the payments of an organisation."""
-    return list_payments_of_org(org_id, **page, services=services())
+    return list_payments_of_org(org_id, page, services=services())
 
 
 @blp.route("/status/by-run/<text:run_id>")
 @blp.arguments(PageQuerySchema, location="query")
 @blp.response(200, PaymentPageSchema)
-@blp.errors(400, 401, 403, 503)
+@blp.errors("invalid_request", "identity_conflict", 401, 403, 503)
 def list_payments_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
     """List the payments of a run, whether it is the payment's own or the caller's."""
-    return list_payments_of_run(run_id, **page, services=services())
+    return list_payments_of_run(run_id, page, services=services())
 
 
 @blp.route("/stats", methods=["POST"])

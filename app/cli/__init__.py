@@ -3,6 +3,7 @@
 from flask import Flask
 
 from app.cli.events import events
+from app.cli.keys import keys
 from app.cli.payments import payments
 from app.cli.reconciliation import reconcile
 from app.cli.recovery import recover
@@ -12,5 +13,5 @@ from app.cli.worker import run_worker
 
 def register_commands(app: Flask) -> None:
     """Add the service's commands to those of Flask and its extensions."""
-    for command in (run_worker, recover, reconcile, payments, events, run_sandbox):
+    for command in (run_worker, recover, reconcile, payments, events, keys, run_sandbox):
         app.cli.add_command(command)

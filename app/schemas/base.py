@@ -93,6 +93,9 @@ class RequestSchema(CamelCaseSchema):
 
     # A query, in which nothing can be null, says no.
     takes_null: ClassVar[bool] = True
+    # The fields that a header of the caller's stands in for, and by which other names these may be sent.
+    identity: ClassVar[Sequence[str]] = ()
+    other_names: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def on_bind_field(self, field_name: str, field_obj: Field[Any]) -> None:
         super().on_bind_field(field_name, field_obj)
@@ -212,7 +215,8 @@ class BoundedList(Bounded, List[Any]):
 class AppId(Text):
     """The app that a request is for. It ends up in paths, so one of only dots is refused."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, metadata: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        described = {"description": "The app that it is for; its Stripe key is used.", "example": "shop"}
         super().__init__(
             min_length=1,
             max_length=200,
@@ -220,7 +224,7 @@ class AppId(Text):
                 r"^\.*[A-Za-z0-9_:-][A-Za-z0-9._:-]*$",
                 error="Must be made of letters, digits and . _ : - and not only of dots.",
             ),
-            metadata={"description": "The app that the payment is for; its Stripe key is used.", "example": "shop"},
+            metadata={**described, **(metadata or {})},
             **kwargs,
         )
 

@@ -104,6 +104,8 @@ class IdempotencyKeySchema(CamelCaseSchema):
 class _TrackedSchema(RequestSchema):
     """Whom a payment is for, and which run it belongs to."""
 
+    identity = ("org_id", "run_id", "brand_id", "campaign_id")
+
     app_id = AppId(required=True)
     org_id = Text(
         max_length=200,

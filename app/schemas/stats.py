@@ -36,6 +36,8 @@ class StatsFilterSchema(NoFiltersSchema):
     """Which payments to count: those that match all that is given."""
 
     document: ClassVar = {"example": {"appId": "shop"}, "additionalProperties": False}
+    identity = ("org_id",)
+    other_names: ClassVar = {"org_id": ("clerk_org_id",)}
 
     run_ids = BoundedList(
         _Filter(),

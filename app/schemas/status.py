@@ -4,7 +4,7 @@ from marshmallow.fields import AwareDateTime, Dict, Integer, List, Nested, Strin
 from marshmallow.validate import OneOf, Range
 
 from app.models import ActionState, CaptureMethod, PaymentOrigin, PaymentStatus, TrackingState
-from app.schemas.base import AppId, CamelCaseSchema, RequestSchema, Text
+from app.schemas.base import NO_CONTROL, AppId, CamelCaseSchema, RequestSchema, Text
 
 UTC_TIME = {"description": "ISO 8601 in UTC."}
 CENTS = {"description": "In the currency's smallest unit.", "example": 2000}
@@ -163,11 +163,20 @@ class AppQuerySchema(RequestSchema):
     app_id = AppId(required=True)
 
 
-class PageQuerySchema(RequestSchema):
-    """Which page of a list."""
+class OptionalAppQuerySchema(RequestSchema):
+    """Of which app something has to be in order to be shown."""
 
     takes_null = False
 
+    app_id = AppId(metadata={"description": "Shows nothing of another app."})
+
+
+class PageQuerySchema(OptionalAppQuerySchema):
+    """Which page of a list, and what of it."""
+
+    identity = ("org_id",)
+
+    org_id = Text(max_length=200, min_length=1, pattern=NO_CONTROL, metadata={"description": "Lists no other's."})
     limit = Integer(load_default=100, validate=Range(min=1, max=500))
     cursor = Text(max_length=200, metadata={"description": "The `nextCursor` of the page before."})
 

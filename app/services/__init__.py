@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.database import POOL_WAIT_SECONDS, Database, Queue
+from app.services.access.callers import Callers
 from app.services.concurrency import FairLimit
 from app.services.stopping import Stop
 from app.services.upstreams import limits
@@ -25,6 +26,7 @@ class Services:
     signing_secrets: SigningSecrets
     runs: RunsClient
     stripe: Stripe
+    callers: Callers
     upstream_limit: FairLimit
     statistics_limit: limits.ConcurrencyLimit
     stop: Stop = field(default_factory=Stop)
@@ -51,4 +53,5 @@ class Services:
             settings.db_pool_size // 2, waiting=settings.web_threads * 5 // 8, wait_seconds=POOL_WAIT_SECONDS
         )
         database = Database(engine, Queue(settings.db_pool_size))
-        return cls(settings, database, keys, signing_secrets, runs, stripe, limit, statistics_limit)
+        callers = Callers(database)
+        return cls(settings, database, keys, signing_secrets, runs, stripe, callers, limit, statistics_limit)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, Text, bindparam, case, func, or_, select, tuple_, union
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import Uuid
 
@@ -51,11 +51,16 @@ _SHOWN = select(
     Operation.tracking_error,
 ).outerjoin(Operation, Operation.id == Payment.id)
 
+# Of the app that is asked about, where one is.
+_app_id: Any = bindparam("app_id", type_=Text)
+_org_id: Any = bindparam("org_id", type_=Text)
+_is_visible = or_(_app_id.is_(None), Payment.app_id == _app_id)
+
 # With a row for each of its events.
 _FIND = Batch(
     _SHOWN.add_columns(*EVENT_COLUMNS)
     .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
-    .where(Payment.id == bindparam("payment_id"))
+    .where(Payment.id == bindparam("payment_id"), _is_visible)
 )
 
 # What was asked to be done with a payment, the first first. In a page of its own no payment has that many.
@@ -97,7 +102,12 @@ _before = tuple_(bindparam("created_at", type_=TIMESTAMP(timezone=True)), bindpa
 
 def _page(of: ColumnElement[bool], *, later: bool) -> Select[Any]:
     """A page, newest first: read from an index on what is asked for and on the position."""
-    page = _SHOWN.where(of, Payment.status != PaymentStatus.REJECTED)
+    page = _SHOWN.where(
+        of,
+        Payment.status != PaymentStatus.REJECTED,
+        _is_visible,
+        or_(_org_id.is_(None), Payment.org_id == _org_id),
+    )
     if later:
         page = page.where(_position < _before)
     return page.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(bindparam("limit"))
@@ -146,12 +156,12 @@ class Position:
         return position
 
 
-def find_payment(payment_id: str, *, services: Services) -> dict[str, Any]:
+def find_payment(payment_id: str, *, app_id: str | None = None, services: Services) -> dict[str, Any]:
     """A payment and what happened to it, as `PaymentDetailsSchema` describes it.
 
-    :raises NotFound: when there is no such payment.
+    :raises NotFound: when there is no such payment, or it isn't the app's.
     """
-    return _show(read_payment_id(payment_id), services)
+    return _show(read_payment_id(payment_id), app_id, services)
 
 
 def find_payment_by_stripe_id(stripe_id: str, *, app_id: str, services: Services) -> dict[str, Any]:
@@ -162,11 +172,11 @@ def find_payment_by_stripe_id(stripe_id: str, *, app_id: str, services: Services
     found = services.database.run(_FIND_BY_STRIPE_ID, stripe_id=stripe_id.replace("\x00", ""), app_id=app_id)
     if not found:
         raise NotFound("Payment not found")
-    return _show(found[0].payment_id, services)
+    return _show(found[0].payment_id, app_id, services)
 
 
-def _show(payment_id: uuid.UUID, services: Services) -> dict[str, Any]:
-    rows = services.database.run(_FIND, payment_id=payment_id)
+def _show(payment_id: uuid.UUID, app_id: str | None, services: Services) -> dict[str, Any]:
+    rows = services.database.run(_FIND, payment_id=payment_id, app_id=app_id)
     if not rows:
         raise NotFound("Payment not found")
     actions = services.database.run(_ACTIONS, payment_id=payment_id)
@@ -202,28 +212,37 @@ def _state_of(operation: Any, answer: Mapping[str, Any]) -> tuple[ActionState, s
     return ActionState.PENDING, operation.tracking_error
 
 
-def list_payments_of_org(org_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
+def list_payments_of_org(org_id: str, page: Mapping[str, Any], *, services: Services) -> dict[str, Any]:
     """A page of an organisation's payments, newest first.
 
+    :param page: what `PageQuerySchema` describes
     :raises InvalidRequest: when the cursor is none of ours.
     """
-    return _list(_OF_ORG, org_id, limit=limit, cursor=cursor, services=services)
+    return _list(_OF_ORG, org_id, services=services, **page)
 
 
-def list_payments_of_run(run_id: str, *, limit: int, cursor: str | None = None, services: Services) -> dict[str, Any]:
+def list_payments_of_run(run_id: str, page: Mapping[str, Any], *, services: Services) -> dict[str, Any]:
     """A page of the payments whose own run, or the caller's, is this one; newest first.
 
+    :param page: what `PageQuerySchema` describes
     :raises InvalidRequest: when the cursor is none of ours.
     """
-    return _list(_OF_RUN, run_id, limit=limit, cursor=cursor, services=services)
+    return _list(_OF_RUN, run_id, services=services, **page)
 
 
 def _list(
-    pages: tuple[Batch, Batch], key: str, *, limit: int, cursor: str | None, services: Services
+    pages: tuple[Batch, Batch],
+    key: str,
+    *,
+    services: Services,
+    limit: int,
+    cursor: str | None = None,
+    app_id: str | None = None,
+    org_id: str | None = None,
 ) -> dict[str, Any]:
     first, later = pages
     # One more than asked for tells whether there is a next page.
-    values: dict[str, Any] = {"key": key, "limit": limit + 1}
+    values: dict[str, Any] = {"key": key, "limit": limit + 1, "app_id": app_id, "org_id": org_id}
     if cursor:
         values |= asdict(Position.of(cursor))
     # PostgreSQL knows no NUL, so no payment has one.
