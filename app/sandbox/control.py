@@ -12,7 +12,7 @@ from app.sandbox.json_object import JsonObject
 from app.sandbox.key_ring import PROVIDERS
 from app.sandbox.stripe import checkout_sessions
 from app.sandbox.stripe.account import Account
-from app.sandbox.stripe.errors import StripeError
+from app.sandbox.stripe.errors import LIVE_KEYS, StripeError
 from app.sandbox.webhooks import MODES, ORDERS, Endpoint
 from app.sandbox.world import current_world
 
@@ -60,7 +60,7 @@ def ledger() -> Response:
 def state() -> Response:
     world = current_world()
     accounts = {
-        account.id: {"livemode": account.livemode, "apps": world.keys.apps_of(account.id), "objects": _objects(account)}
+        account.id: {"apps": world.keys.apps_of(account.id), "objects": _objects(account)}
         for account in world.accounts.by_id.values()
     }
     return _json({"accounts": accounts, "runs": world.runs.all(), "clock": world.clock.iso()})
@@ -173,6 +173,8 @@ def set_key() -> Response:
     provider, app_id, key = given.get("provider", "stripe"), given.get("appId"), given.get("key")
     if provider not in PROVIDERS or not isinstance(app_id, str) or not isinstance(key, str | None):
         raise ControlError(f"A key has an appId, a key or null, and a provider: {' or '.join(PROVIDERS)}.")
+    if key is not None and key.startswith(LIVE_KEYS):
+        raise ControlError("A live key must never be given to a stand-in: use one of test mode.")
     current_world().keys.set(provider, app_id, key)
     return _json({"appId": app_id, "provider": provider})
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.sandbox.stripe.errors import LIVE_KEYS
+
 
 @dataclass(frozen=True)
 class SandboxSettings:
@@ -52,6 +54,8 @@ def _port(value: str) -> int:
 
 
 def _stripe_key(value: str | None) -> str | None:
+    if value is not None and value.startswith(LIVE_KEYS):
+        raise ValueError("SANDBOX_STRIPE_KEY is a live key, which must never be given to a stand-in: use a test key.")
     if value is None or value.startswith(("sk_", "rk_")):
         return value
     raise ValueError("SANDBOX_STRIPE_KEY must be a Stripe key, which starts with sk_ or rk_.")

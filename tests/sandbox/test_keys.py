@@ -4,6 +4,7 @@ import pytest
 import requests
 import stripe
 
+from app.sandbox.settings import SandboxSettings
 from tests.sandbox.conftest import Sandbox, running_sandbox
 
 HEADERS = {
@@ -41,6 +42,31 @@ class TestDecrypt:
     def test_all_apps_have_the_key_that_the_settings_name(self) -> None:
         with running_sandbox(SANDBOX_STRIPE_KEY="sk_test_given") as sandbox:
             assert ask(sandbox, "shop").json()["key"] == "sk_test_given"
+
+
+class TestLiveKeys:
+    SENTENCE = "A live key must never be given to a stand-in: use one of test mode."
+
+    @pytest.mark.parametrize("key", ["sk_live_1234567890", "rk_live_1234567890"])
+    def test_stripe_refuses_one(self, sandbox: Sandbox, key: str) -> None:
+        answer = sandbox.call("POST", "/v1/payment_intents", data=INTENT, auth=(key, ""))
+
+        assert answer.status_code == 401
+        assert self.SENTENCE in answer.json()["error"]["message"]
+        assert "1234" not in answer.text
+        assert sandbox.read("state")["accounts"] == {}
+
+    def test_key_service_takes_none(self, sandbox: Sandbox) -> None:
+        answer = sandbox.call("POST", "/_sandbox/keys", json={"appId": "shop", "key": "sk_live_1234567890"})
+
+        assert (answer.status_code, answer.json()) == (400, {"error": self.SENTENCE})
+        assert ask(sandbox, "shop").json()["key"].startswith("sk_test_")
+
+    @pytest.mark.parametrize("key", ["sk_live_1234567890", "rk_live_1234567890"])
+    def test_the_settings_refuse_one_at_the_start(self, key: str) -> None:
+        with pytest.raises(ValueError, match=r"^SANDBOX_STRIPE_KEY is a live key, which must never") as refusal:
+            SandboxSettings.from_environment({"SANDBOX_STRIPE_KEY": key})
+        assert key not in str(refusal.value)
 
 
 class TestRotation:

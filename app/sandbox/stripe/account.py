@@ -20,7 +20,7 @@ ID_PREFIXES = {
     "charge": "ch_",
     "refund": "re_",
     "dispute": "du_",
-    "checkout.session": "cs_",
+    "checkout.session": "cs_test_",
     "product": "prod_",
     "price": "price_",
     "coupon": "",
@@ -57,15 +57,14 @@ class Caller:
 
 
 class Account:
-    """One Stripe account, in test mode or live mode.
+    """One Stripe account, in test mode.
 
     :param publish: takes each event, to be delivered
     :param react: is told of each event, for what follows from it in the account itself
     """
 
-    def __init__(self, identifier: str, *, livemode: bool, clock: Clock, publish: Publish, react: React) -> None:
+    def __init__(self, identifier: str, *, clock: Clock, publish: Publish, react: React) -> None:
         self.id = identifier
-        self.livemode = livemode
         self.clock = clock
         self.publish = publish
         self.react = react
@@ -88,8 +87,6 @@ class Account:
         """Make an object with an id and a time of its own, to be a part of another one."""
         made = fresh(resource)
         made["id"] = self._new_id(resource)
-        if "livemode" in made:
-            made["livemode"] = self.livemode
         for name in {"created", "updated"} & set(made):
             made[name] = self.clock.now()
         if "metadata" in fields:
@@ -97,10 +94,7 @@ class Account:
         return made | fields
 
     def _new_id(self, resource: str) -> str:
-        prefix = ID_PREFIXES[resource]
-        if resource == "checkout.session":
-            prefix += "live_" if self.livemode else "test_"
-        return random_id(prefix, ID_LENGTHS.get(resource, 24))
+        return random_id(ID_PREFIXES[resource], ID_LENGTHS.get(resource, 24))
 
     def emit(self, event_type: str, changed: JsonObject) -> None:
         """Record that something happened to the object, with the object as it is now."""
@@ -142,7 +136,6 @@ class Account:
 
     def to_state(self) -> JsonObject:
         return {
-            "livemode": self.livemode,
             "objects": self.objects,
             "checkouts": self.checkouts,
             "keptAnswers": self.kept_answers.to_state(),
@@ -168,20 +161,19 @@ class Accounts:
     def of_key(self, key: str) -> Account:
         """Return the account of the key, which is opened when the key is new.
 
-        :raises StripeError: when it is no Stripe key, or was revoked
+        :raises StripeError: when it is no Stripe key or a live one, or was revoked
         """
-        if not key.startswith(("sk_", "rk_")) or key in self._revoked:
+        if not key.startswith(("sk_", "rk_")) or key.startswith(errors.LIVE_KEYS) or key in self._revoked:
             raise errors.unauthorized(key)
         identifier = self._id_by_key.get(key)
         if identifier is None:
             identifier = self._id_by_key[key] = "acct_" + hashlib.sha256(key.encode()).hexdigest()[:16]
         if identifier not in self.by_id:
-            account = self._open(identifier, livemode=key[3:].startswith("live_"))
-            _stock(account)
+            _stock(self._open(identifier))
         return self.by_id[identifier]
 
-    def _open(self, identifier: str, *, livemode: bool) -> Account:
-        account = Account(identifier, livemode=livemode, clock=self._clock, publish=self._publish, react=self._react)
+    def _open(self, identifier: str) -> Account:
+        account = Account(identifier, clock=self._clock, publish=self._publish, react=self._react)
         self.by_id[identifier] = account
         return account
 
@@ -220,7 +212,7 @@ class Accounts:
         self._id_by_key = state["keys"]
         self._revoked = set(state["revoked"])
         for identifier, kept in state["accounts"].items():
-            self._open(identifier, livemode=kept["livemode"]).load(kept)
+            self._open(identifier).load(kept)
 
 
 def _stock(account: Account) -> None:

@@ -35,9 +35,14 @@ def no_such(resource: str, identifier: str, *, param: str, status: int = 404) ->
     return StripeError(status, "invalid_request_error", message, code="resource_missing", param=param)
 
 
+LIVE_KEYS = ("sk_live_", "rk_live_")
+
+
 def unauthorized(key: str) -> StripeError:
     if not key:
         message = "You did not provide an API key. You need to provide your API key in the Authorization header."
+    elif key.startswith(LIVE_KEYS):
+        message = "This is a stand-in for Stripe. A live key must never be given to a stand-in: use one of test mode."
     else:
         message = f"Invalid API Key provided: {key[:8]}{'*' * max(len(key) - 12, 0)}{key[-4:] if len(key) > 12 else ''}"
     return StripeError(401, "invalid_request_error", message)
