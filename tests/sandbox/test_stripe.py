@@ -267,6 +267,71 @@ class TestParameters:
         assert answer.headers["Request-Id"].startswith("req_")
 
 
+class TestAmounts:
+    @pytest.mark.parametrize(
+        ("currency", "least", "sentence"),
+        [
+            ("usd", 50, "Amount must be at least $0.50 usd"),
+            ("gbp", 30, "Amount must be at least £0.30 gbp"),
+            ("jpy", 50, "Amount must be at least ¥50 jpy"),
+            ("mxn", 1000, "Amount must be at least $10.00 mxn"),
+            ("czk", 1500, "Amount must be at least 15.00 czk"),
+        ],
+    )
+    def test_an_intent_is_refused_when_it_is_below_the_minimum(
+        self, sandbox: Sandbox, currency: str, least: int, sentence: str
+    ) -> None:
+        intents = sandbox.client().v1.payment_intents
+        with pytest.raises(stripe.InvalidRequestError) as refusal:
+            intents.create({"amount": least - 1, "currency": currency})
+        assert (refusal.value.code, refusal.value.param) == ("amount_too_small", "amount")
+        assert refusal.value.user_message == sentence
+        assert intents.create({"amount": least, "currency": currency}).amount == least
+
+    def test_an_intent_has_no_minimum_when_stripe_names_none(self, sandbox: Sandbox) -> None:
+        assert sandbox.client().v1.payment_intents.create({"amount": 1, "currency": "isk"}).amount == 1
+
+    def test_an_intent_may_have_twelve_digits_when_it_is_in_rupiahs(self, sandbox: Sandbox) -> None:
+        intents = sandbox.client().v1.payment_intents
+        assert intents.create({"amount": 999_999_999_999, "currency": "idr"}).amount == 999_999_999_999
+        with pytest.raises(stripe.InvalidRequestError, match=r"no more than 9,999,999,999\.99"):
+            intents.create({"amount": 1_000_000_000_000, "currency": "idr"})
+
+    @pytest.mark.parametrize(
+        ("amount", "quantity", "code", "sentence"),
+        [
+            (7, 7, "amount_too_small", "total amount due must add up to at least $0.50 usd"),
+            (99_999_999, 2, "amount_too_large", "total amount due must be no more than $999,999.99."),
+        ],
+    )
+    def test_a_session_is_refused_when_its_total_cant_be_charged(
+        self, sandbox: Sandbox, amount: int, quantity: int, code: str, sentence: str
+    ) -> None:
+        priced = {"currency": "usd", "unit_amount": amount, "product_data": {"name": "Pin"}}
+        client = sandbox.client()
+        with pytest.raises(stripe.InvalidRequestError) as refusal:
+            client.v1.checkout.sessions.create(
+                {**SESSION, "line_items": [{"price_data": priced, "quantity": quantity}]}
+            )
+        assert refusal.value.code == code
+        assert refusal.value.user_message == f"The Checkout Session's {sentence}"
+        assert event_types(client) == []
+
+    def test_a_session_is_checked_after_its_discount_and_may_come_to_nothing(self, sandbox: Sandbox) -> None:
+        client = sandbox.client()
+        nearly = client.v1.coupons.create({"percent_off": 99, "duration": "once"})
+        wholly = client.v1.coupons.create({"percent_off": 100, "duration": "once"})
+        with pytest.raises(stripe.InvalidRequestError, match="must add up to at least"):
+            client.v1.checkout.sessions.create({**SESSION, "discounts": [{"coupon": nearly.id}]})
+        assert client.v1.checkout.sessions.create({**SESSION, "discounts": [{"coupon": wholly.id}]}).amount_total == 0
+
+    def test_a_part_may_be_below_the_minimum(self, sandbox: Sandbox) -> None:
+        client = sandbox.client()
+        intent = client.v1.payment_intents.create(INTENT)
+        sandbox.control(f"intents/{intent.id}/pay")
+        assert client.v1.refunds.create({"payment_intent": intent.id, "amount": 1}).amount == 1
+
+
 class TestIdempotency:
     def test_the_first_answer_is_given_again_for_a_day(self, sandbox: Sandbox) -> None:
         client = sandbox.client()

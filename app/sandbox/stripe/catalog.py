@@ -57,8 +57,8 @@ def build_price(account: Account, parameters: JsonObject, *, path: str = "") -> 
         raise invalid(
             "You must specify either `product` or `product_data` when creating a price.", param=path or "product"
         )
-    amount = _unit_amount(parameters, path)
     currency = checked_currency(parameters["currency"], param=_at(path, "currency"))
+    amount = _unit_amount(parameters, currency, path)
     product = _product_of(account, parameters, path)
     recurring = parameters.get("recurring")
     price = account.build(
@@ -80,15 +80,15 @@ def keep(account: Account, priced: PricedProduct) -> None:
         account.emit(f"{made['object']}.created", made)
 
 
-def _unit_amount(parameters: JsonObject, path: str) -> int:
+def _unit_amount(parameters: JsonObject, currency: str, path: str) -> int:
     if "unit_amount" in parameters:
-        return checked_amount(parameters["unit_amount"], param=_at(path, "unit_amount"), least=0)
+        return checked_amount(parameters["unit_amount"], currency, param=_at(path, "unit_amount"), least=0)
     decimal = parameters.get("unit_amount_decimal")
     if decimal is None:
         raise missing_parameter(_at(path, "unit_amount"))
     if not decimal.isdigit():
         raise invalid("The sandbox has whole amounts only.", param=_at(path, "unit_amount_decimal"))
-    return checked_amount(int(decimal), param=_at(path, "unit_amount_decimal"), least=0)
+    return checked_amount(int(decimal), currency, param=_at(path, "unit_amount_decimal"), least=0)
 
 
 def _product_of(account: Account, parameters: JsonObject, path: str) -> JsonObject:
@@ -120,9 +120,9 @@ def _check_coupon(account: Account, parameters: JsonObject) -> None:
     if ("percent_off" in parameters) == ("amount_off" in parameters):
         raise invalid("Must provide exactly one of percent_off or amount_off.", param="percent_off")
     if "amount_off" in parameters:
-        checked_amount(parameters["amount_off"], param="amount_off")
         if "currency" not in parameters:
             raise invalid("You must pass currency when passing amount_off", param="currency", code="parameter_missing")
+        checked_amount(parameters["amount_off"], checked_currency(parameters["currency"]), param="amount_off")
     elif not 0 < parameters["percent_off"] <= 100:
         raise invalid("Invalid percent_off: must be greater than 0 and at most 100.", param="percent_off")
     if ("duration_in_months" in parameters) != (parameters.get("duration") == "repeating"):

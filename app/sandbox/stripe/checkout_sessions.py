@@ -5,6 +5,7 @@ from app.sandbox.stripe import catalog, payment_intents, subscriptions
 from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.catalog import PricedProduct
 from app.sandbox.stripe.errors import invalid, missing_parameter
+from app.sandbox.stripe.money import check_total
 
 LIFETIME_SECONDS = 24 * 3600
 SHORTEST_LIFETIME_SECONDS = 30 * 60
@@ -37,14 +38,15 @@ def create(account: Account, parameters: JsonObject) -> JsonObject:
     _check_prices([each.price for each in priced], parameters["mode"])
     items = [_line_item(account, *pair) for pair in zip(parameters["line_items"], priced, strict=True)]
     discounts = [_discount(account, given, items[0]["currency"]) for given in parameters.get("discounts", [])]
+    subtotal, reduction = _amounts(account, items, discounts)
+    check_total(subtotal - reduction, items[0]["currency"])
     for each in priced:
         catalog.keep(account, each)
     return _open(account, parameters, items, discounts)
 
 
 def _open(account: Account, parameters: JsonObject, items: list[JsonObject], discounts: list[JsonObject]) -> JsonObject:
-    subtotal = sum(item["amount_subtotal"] for item in items)
-    reduction = sum(catalog.reduction(account.objects["coupon"][given["coupon"]], subtotal) for given in discounts)
+    subtotal, reduction = _amounts(account, items, discounts)
     _spread(reduction, items)
     session = account.new(
         "checkout.session",
@@ -66,6 +68,12 @@ def _open(account: Account, parameters: JsonObject, items: list[JsonObject], dis
         "delayed": False,
     }
     return session
+
+
+def _amounts(account: Account, items: list[JsonObject], discounts: list[JsonObject]) -> tuple[int, int]:
+    """What the items cost, and what the discounts take off it."""
+    subtotal = sum(item["amount_subtotal"] for item in items)
+    return subtotal, sum(catalog.reduction(account.objects["coupon"][given["coupon"]], subtotal) for given in discounts)
 
 
 def _check(account: Account, parameters: JsonObject) -> None:

@@ -21,7 +21,9 @@ def open_dispute(
     """
     if not charge["captured"] or charge["disputed"]:
         raise invalid(f"Charge {charge['id']} can't be disputed.")
-    disputed = charge["amount_captured"] if amount is None else checked_amount(amount, param="amount")
+    disputed = (
+        charge["amount_captured"] if amount is None else checked_amount(amount, charge["currency"], param="amount")
+    )
     if disputed > charge["amount_captured"]:
         raise invalid("The disputed amount is greater than the captured amount.", param="amount")
     dispute = account.new(

@@ -5,7 +5,7 @@ from app.sandbox.stripe import charges
 from app.sandbox.stripe.account import Account, random_id
 from app.sandbox.stripe.charges import GENERIC_DECLINE, Decline
 from app.sandbox.stripe.errors import StripeError, invalid
-from app.sandbox.stripe.money import checked_amount, checked_currency
+from app.sandbox.stripe.money import checked_amount, checked_charge, checked_currency
 
 UNPAID = ("requires_payment_method", "requires_confirmation", "requires_action")
 CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
@@ -42,11 +42,12 @@ TEST_BRANDS = {"visa", "mastercard", "amex", "discover", "visa_debit"}
 def create(account: Account, parameters: JsonObject) -> JsonObject:
     """Create an intent, which waits for a payment method."""
     identifier = random_id("pi_")
+    currency = checked_currency(parameters["currency"])
     intent = account.new(
         "payment_intent",
         id=identifier,
-        amount=checked_amount(parameters["amount"], param="amount"),
-        currency=checked_currency(parameters["currency"]),
+        amount=checked_charge(parameters["amount"], currency, param="amount"),
+        currency=currency,
         client_secret=random_id(f"{identifier}_secret_"),
         metadata=parameters.get("metadata"),
         **{name: parameters[name] for name in COPIED if name in parameters},
@@ -135,7 +136,9 @@ def capture(account: Account, intent: JsonObject, amount: int | None = None) -> 
             f"This PaymentIntent could not be captured because it has a status of {intent['status']}. "
             "Only a PaymentIntent with one of the following statuses may be captured: requires_capture.",
         )
-    taken = intent["amount_capturable"] if amount is None else checked_amount(amount, param="amount_to_capture")
+    taken = intent["amount_capturable"]
+    if amount is not None:
+        taken = checked_amount(amount, intent["currency"], param="amount_to_capture")
     if taken > intent["amount_capturable"]:
         message = (
             f"The requested capture amount is greater than the capturable amount of {intent['amount_capturable']}."

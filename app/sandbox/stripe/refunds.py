@@ -110,7 +110,7 @@ def _refundable(account: Account, charge: JsonObject, amount: int | None) -> int
         raise invalid(message, code="charge_disputed")
     if left == 0:
         raise invalid(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
-    wanted = left if amount is None else checked_amount(amount, param="amount")
+    wanted = left if amount is None else checked_amount(amount, charge["currency"], param="amount")
     if wanted > left:
         message = (
             f"Refund amount ({display(wanted, charge['currency'])}) is greater than unrefunded amount on charge "
