@@ -40,7 +40,7 @@ bench: install ## Measure each route's CPU, of the service and of PostgreSQL, ne
 	$(BIN)/python -m tests.bench.routes --latency 150
 	$(BIN)/python -m tests.bench.routes
 
-browser-test: install ## Try the docs page and the checkout page in Chromium: apt-get install chromium, or CHROMIUM=path
+browser-test: install ## Try every page in Chromium, at two widths: apt-get install chromium, or CHROMIUM=path
 	@test -x "$(CHROMIUM)" || { echo "No browser at $(CHROMIUM): apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
 	$(PIP_INSTALL) --requirement requirements-browser.lock
 	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest tests/browser

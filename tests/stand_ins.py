@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from tests.web import clean_environment
+from tests.web import API_KEY, clean_environment
 
 ROOT = Path(__file__).parents[1]
 KEY_SERVICE_API_KEY = "sandbox-key-service"
@@ -32,7 +32,12 @@ class StandIns:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.sandbox.server"],
             cwd=ROOT,
-            env={**clean_environment(), "SANDBOX_PORT": "0", "PYTHONUNBUFFERED": "1"},
+            env={
+                **clean_environment(),
+                "SANDBOX_PORT": "0",
+                "STRIPE_SERVICE_API_KEY": API_KEY,
+                "PYTHONUNBUFFERED": "1",
+            },
             stdout=subprocess.PIPE,
             text=True,
         )

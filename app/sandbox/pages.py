@@ -1,56 +1,19 @@
 """The pages for people: all that there is, with a button for whatever can happen to it, and the checkout page."""
 
-from dataclasses import dataclass, field
-from itertools import islice
-
 from flask import Blueprint, redirect, render_template, request
 from werkzeug.wrappers import Response
 
-from app.sandbox.actions import RESOURCES, find, perform, possible_actions
-from app.sandbox.clock import iso
+from app.sandbox import paid
+from app.sandbox.actions import find, perform, possible_actions
 from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.errors import StripeError
 from app.sandbox.stripe.money import display
+from app.sandbox.tables import TABLES, Table, buttons_of, format_time, page_of
 from app.sandbox.webhooks import MODES
-from app.sandbox.world import World, current_world
-
-SHOWN = 50
-TITLES = {
-    "checkout": "Checkout sessions",
-    "intents": "Payment intents",
-    "charges": "Charges",
-    "refunds": "Refunds",
-    "disputes": "Disputes",
-    "subscriptions": "Subscriptions",
-}
-PAGES = {"checkout": "/pay/", "intents": "/intent/"}
-# The second way of doing something: its label and what it is done with.
-VARIANTS = {
-    "refund": ("refund, pending", {"pending": "yes"}),
-    "dispute": ("inquire", {"warning": "yes"}),
-    "renew": ("renew, fails", {"fail": "yes"}),
-}
-# Leaving the checkout page changes nothing, so that there is no button for it elsewhere.
-BACK = ("checkout", "cancel")
+from app.sandbox.world import current_world
 
 blueprint = Blueprint("pages", __name__)
-
-
-@dataclass(frozen=True)
-class Button:
-    """Something that can be done, and the form fields that it is done with."""
-
-    action: str
-    label: str
-    fields: dict[str, str] = field(default_factory=dict)
-
-
-@blueprint.app_template_filter("time")
-def format_time(timestamp: float) -> str:
-    return iso(timestamp)[:19].replace("T", " ")
-
-
+blueprint.add_app_template_filter(format_time, "time")
 blueprint.add_app_template_filter(display, "money")
 
 
@@ -61,66 +24,35 @@ def refuse(error: StripeError) -> tuple[str, int]:
 
 @blueprint.get("/")
 def index() -> str:
+    """Show one table, of which a part of the rows may be asked for by a text, and the state of the webhooks."""
     world = current_world()
-    events = [event for account in world.accounts.by_id.values() for event in _newest(account, "event")]
-    events.sort(key=lambda event: event["created"], reverse=True)
+    counts = [(table, len(table.found(world))) for table in TABLES]
+    table = _chosen(counts)
+    text = request.args.get("q", "")
     return render_template(
         "index.html",
-        accounts=[_account_view(world, account) for account in world.accounts.by_id.values()],
-        events=[(event, world.outbox.states(event["id"])) for event in events[:SHOWN]],
-        runs=world.runs.all()[:SHOWN],
+        counts=counts,
+        table=table,
+        text=text,
+        page=page_of(world, table, text=text, number=request.args.get("page", default=1, type=int)),
+        query=_query(),
         webhooks=world.outbox.summary(),
         modes=MODES,
         now=world.clock.time(),
-        shown=SHOWN,
     )
 
 
-def _account_view(world: World, account: Account) -> JsonObject:
-    sections = {
-        kind: [(found, _describe(kind, found), _buttons(kind, account, found)) for found in _newest(account, resource)]
-        for kind, resource in RESOURCES.items()
-    }
-    return {
-        "id": account.id,
-        "apps": world.keys.apps_of(account.id),
-        "sections": [(kind, TITLES[kind], rows, PAGES.get(kind)) for kind, rows in sections.items() if rows],
-    }
+def _chosen(counts: list[tuple[Table, int]]) -> Table:
+    """The table that was asked for; otherwise the first that holds something."""
+    for table, _ in counts:
+        if table.name == request.args.get("table"):
+            return table
+    return next((table for table, count in counts if count), TABLES[0])
 
 
-def _newest(account: Account, resource: str) -> list[JsonObject]:
-    return list(islice(reversed(account.objects[resource].values()), SHOWN))
-
-
-def _describe(kind: str, found: JsonObject) -> JsonObject:
-    """What the object's row says of its money and its state."""
-    currency = found["currency"]
-    if kind == "checkout":
-        return {
-            "amount": display(found["amount_total"], currency),
-            "state": f"{found['status']}, {found['payment_status']}",
-        }
-    if kind == "subscriptions":
-        amount = sum(item["price"]["unit_amount"] * item["quantity"] for item in found["items"]["data"])
-        return {"amount": display(amount, currency), "state": found["status"]}
-    states = [found["status"]]
-    if kind == "charges" and found["amount_refunded"]:
-        states.append(f"{display(found['amount_refunded'], currency)} given back")
-    if kind == "charges" and found["disputed"]:
-        states.append("disputed")
-    return {"amount": display(found["amount"], currency), "state": ", ".join(states)}
-
-
-def _buttons(kind: str, account: Account, found: JsonObject) -> list[Button]:
-    buttons = []
-    for action in possible_actions(kind, account, found):
-        if (kind, action) == BACK:
-            continue
-        buttons.append(Button(action, action.replace("_", " ")))
-        if action in VARIANTS:
-            label, fields = VARIANTS[action]
-            buttons.append(Button(action, label, fields))
-    return buttons
+def _query() -> str:
+    """The query of this request, for a form to send with it, and to come back to."""
+    return f"?{request.query_string.decode('latin-1')}" if request.query_string else ""
 
 
 @blueprint.post(
@@ -128,7 +60,7 @@ def _buttons(kind: str, account: Account, found: JsonObject) -> list[Button]:
 )
 def act(kind: str, identifier: str, action: str) -> Response:
     _perform(kind, identifier, action)
-    return redirect("/", 303)
+    return redirect(f"/{_query()}", 303)
 
 
 @blueprint.post("/mode")
@@ -136,13 +68,13 @@ def set_mode() -> Response:
     mode = request.form.get("mode", "")
     if mode in MODES:
         current_world().outbox.mode = mode
-    return redirect("/", 303)
+    return redirect(f"/{_query()}", 303)
 
 
 @blueprint.post("/release")
 def release() -> Response:
     current_world().outbox.release()
-    return redirect("/", 303)
+    return redirect(f"/{_query()}", 303)
 
 
 @blueprint.post("/events/<identifier>/deliver")
@@ -151,7 +83,7 @@ def deliver(identifier: str) -> Response:
     found = world.accounts.find("event", identifier)
     if found is not None:
         world.outbox.deliver(*found)
-    return redirect("/", 303)
+    return redirect(f"/{_query()}", 303)
 
 
 @blueprint.get("/pay/<identifier>")
@@ -178,11 +110,27 @@ def use_checkout_page(identifier: str, action: str) -> Response:
     return redirect((target or f"/pay/{identifier}").replace("{CHECKOUT_SESSION_ID}", identifier), 303)
 
 
+@blueprint.get("/paid/<identifier>")
+def paid_page(identifier: str) -> str:
+    """What the service knows of a session's payment: where a customer may be sent after paying.
+
+    The gateway holds no lock here, since the service, while it is asked, may be asking the stand-ins.
+    """
+    world = current_world()
+    with world.lock:
+        _, session = find(world.accounts, "checkout", identifier)
+        question = paid.question(world, session)
+    answer = paid.ask(question)
+    return render_template("paid.html", session=session, answer=answer, look=request.args.get("look", 0, type=int))
+
+
 @blueprint.get("/intent/<identifier>")
 def intent_page(identifier: str) -> str:
     """A page on which a payment intent can be paid, as an app's own page would with Stripe's elements."""
     account, intent = find(current_world().accounts, "intents", identifier)
-    return render_template("intent.html", intent=intent, buttons=_buttons("intents", account, intent))
+    return render_template(
+        "intent.html", intent=intent, buttons=buttons_of("intents", account, intent, path=f"/intent/{identifier}")
+    )
 
 
 @blueprint.post("/intent/<identifier>/<action>")

@@ -50,7 +50,7 @@ The service is ready. Create a checkout, create a payment intent, and see what b
 
 PAYMENT_ID=$$(curl -sS -w '\\n' $service/checkout/create -H "X-API-Key: $key" -H "Content-Type: application/json" \
 -d '{"appId": "demo", "lineItems": [{"priceId": "$price", "quantity": 1}], \
-"successUrl": "$service/?paid={CHECKOUT_SESSION_ID}", "cancelUrl": "$service/"}' \
+"successUrl": "$thanks", "cancelUrl": "$service/"}' \
 | tee /dev/stderr | sed -n 's/.*"paymentId": *"\\([^"]*\\)".*/\\1/p')
 curl -sS -w '\\n' $service/payment-intent/create -H "X-API-Key: $key" -H "Content-Type: application/json" \
 -d '{"appId": "demo", "amountInCents": 1999}'
@@ -227,6 +227,7 @@ def welcome(plan: Plan) -> str:
         service=plan.service_url,
         key=api_key if api_key == DEFAULTS["STRIPE_SERVICE_API_KEY"] else "$STRIPE_SERVICE_API_KEY",
         price="price_sandbox" if plays_stripe else "price_...",
+        thanks=f"{plan.stand_ins_url}/paid/{{CHECKOUT_SESSION_ID}}" if plays_stripe else f"{plan.service_url}/",
         stand_ins=f"{plan.stand_ins_url}/" if plan.needs_stand_ins else "none",
     )
 

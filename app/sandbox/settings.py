@@ -15,6 +15,7 @@ class SandboxSettings:
 
     :param port: 0 picks a free one
     :param stripe_key: the key that key-service hands to every app; None makes up one for each app
+    :param service_api_key: what the service is asked with for a payment's status
     :param data_file: where the state survives a restart; None keeps it in memory only
     """
 
@@ -26,6 +27,7 @@ class SandboxSettings:
     webhook_secret: str = "whsec_sandbox"
     key_service_api_key: str = "sandbox-key-service"
     runs_service_api_key: str = "sandbox-runs-service"
+    service_api_key: str = "sandbox-api-key"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "SandboxSettings":
@@ -41,9 +43,10 @@ class SandboxSettings:
             stripe_key=_stripe_key(given.get("SANDBOX_STRIPE_KEY")),
             data_file=Path(data_file) if data_file else None,
             webhook_url=_url(given.get("SANDBOX_WEBHOOK_URL", cls.webhook_url)),
-            webhook_secret=_first_secret(given.get("STRIPE_WEBHOOK_SECRET", cls.webhook_secret)),
+            webhook_secret=_first(given, "STRIPE_WEBHOOK_SECRET", cls.webhook_secret),
             key_service_api_key=given.get("KEY_SERVICE_API_KEY", cls.key_service_api_key),
             runs_service_api_key=given.get("RUNS_SERVICE_API_KEY", cls.runs_service_api_key),
+            service_api_key=_first(given, "STRIPE_SERVICE_API_KEY", cls.service_api_key),
         )
 
 
@@ -68,8 +71,8 @@ def _url(value: str) -> str:
     raise ValueError(f"SANDBOX_WEBHOOK_URL must be an http or https URL, not {value!r}.")
 
 
-def _first_secret(value: str) -> str:
-    for secret in value.split(","):
+def _first(given: Mapping[str, str], name: str, default: str) -> str:
+    for secret in given.get(name, default).split(","):
         if secret.strip():
             return secret.strip()
-    raise ValueError("STRIPE_WEBHOOK_SECRET must hold at least one secret.")
+    raise ValueError(f"{name} must hold at least one secret.")

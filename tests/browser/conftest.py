@@ -24,6 +24,9 @@ QUIET = [
 # No name leads off this machine, whichever part of the browser asks for it; one that isn't `localhost` leads here.
 STAYING_HERE = "--host-resolver-rules=MAP docs.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
+# A desk's browser and a phone's: width and height in CSS pixels.
+SIZES = {"desk": (1280, 900), "phone": (390, 844)}
+
 expect.set_options(timeout=20_000)
 
 
@@ -39,6 +42,15 @@ def chromium() -> Iterator[Browser]:
 def visitor(chromium: Browser) -> Iterator[Visitor]:
     context = chromium.new_context(service_workers="block", viewport={"width": 1200, "height": 900})
     yield Visitor(context)
+    context.close()
+
+
+@pytest.fixture(params=SIZES)
+def sized_visitor(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visitor]:
+    """A visitor at a desk, then one with a phone."""
+    width, height = SIZES[request.param]
+    context = chromium.new_context(service_workers="block", viewport={"width": width, "height": height})
+    yield Visitor(context, request.param)
     context.close()
 
 

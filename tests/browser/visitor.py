@@ -16,6 +16,7 @@ class Visitor:
     """A browser of its own, without history, that reaches this machine only."""
 
     context: BrowserContext
+    size: str = "desk"
     # Requests that would have left the machine, errors on the console, exceptions in scripts.
     complaints: list[str] = field(default_factory=list)
 
@@ -33,6 +34,11 @@ class Visitor:
         """Keep a picture of what is seen, for a person to look at."""
         SCREENSHOTS.mkdir(exist_ok=True)
         what.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def photograph_whole(self, page: Page, name: str) -> None:
+        """Keep a picture of the page from its top to its end, named after the size that it is seen at."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{self.size}.png", full_page=True)
 
     def _admit(self, route: Route) -> None:
         if urlsplit(route.request.url).hostname in HERE:

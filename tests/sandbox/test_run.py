@@ -255,6 +255,10 @@ class TestWelcome:
     def test_it_names_no_price_of_the_stand_ins_when_stripe_is_real(self) -> None:
         assert "price_sandbox" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}))
 
+    def test_it_leads_the_customer_to_the_page_of_the_stand_ins_only_when_they_play_stripe(self) -> None:
+        assert '"http://127.0.0.1:3012/paid/{CHECKOUT_SESSION_ID}"' in welcome(make_plan({}))
+        assert "/paid/" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}))
+
 
 class TestRun:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -456,35 +456,3 @@ class TestWebhooks:
 
         assert receiver.events(1)[0].data.object["id"] == mine.id
         assert receiver.received.empty()
-
-
-class TestPages:
-    def test_the_checkout_page_leads_the_customer_back(self, sandbox: Sandbox) -> None:
-        client = sandbox.client()
-        name = "<b>Mug</b>"
-        line = {
-            "price_data": {"currency": "usd", "unit_amount": 900, "product_data": {"name": name}},
-            "quantity": 3,
-        }
-        session = client.v1.checkout.sessions.create({**SESSION, "line_items": [line]})
-        page = f"/pay/{session.id}"
-
-        shown = sandbox.call("GET", page).text
-        assert "27.00 USD" in shown
-        assert "&lt;b&gt;Mug&lt;/b&gt;" in shown
-        assert sandbox.call("GET", f"{page}/pay").status_code == 405
-        assert "Your card was declined." in sandbox.call("POST", f"{page}/decline").text
-        cancelled = sandbox.call("POST", f"{page}/cancel", allow_redirects=False)
-        assert cancelled.headers["Location"] == "http://localhost:3000/cancelled"
-        paid = sandbox.call("POST", f"{page}/pay", allow_redirects=False)
-        assert paid.headers["Location"] == f"http://localhost:3000/ok?session={session.id}"
-        assert "complete and paid" in sandbox.call("GET", page).text
-
-    def test_the_index_offers_what_is_possible_now(self, sandbox: Sandbox) -> None:
-        intent = sandbox.client().v1.payment_intents.create(INTENT)
-        assert f"/actions/intents/{intent.id}/capture" not in sandbox.call("GET", "/").text
-
-        after = sandbox.call("POST", f"/actions/intents/{intent.id}/authorize").text
-
-        assert f"/actions/intents/{intent.id}/capture" in after
-        assert f"/actions/intents/{intent.id}/pay" not in after
