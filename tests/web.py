@@ -29,13 +29,15 @@ class WebProcess:
 
     @classmethod
     @contextmanager
-    def start(cls, environment: Mapping[str, str], *, directory: Path = ROOT) -> "Iterator[WebProcess]":
+    def start(
+        cls, environment: Mapping[str, str], *, directory: Path = ROOT, application: str = "wsgi:app"
+    ) -> "Iterator[WebProcess]":
         """Start the code in a directory on a free port, and end it by its process id."""
         port = free_port()
         # A file and not a pipe: nobody reads while the service writes, and a full pipe would stop it.
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app"],
+                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_config", application],
                 cwd=directory,
                 env={**clean_environment(), **environment, "HOST": "127.0.0.1", "PORT": str(port)},
                 stdout=output,

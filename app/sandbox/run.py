@@ -25,6 +25,7 @@ from app.config import DATABASE_URL, Settings
 from app.sandbox import postgres
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVICE = "app.sandbox.service:create_service()"
 READY_SECONDS = 60
 STOP_SECONDS = 40
 
@@ -132,7 +133,7 @@ def _require_test_key(stripe_key: str | None) -> None:
 def _reloading_web(plan: Plan) -> tuple[str, ...]:
     """The service without its gunicorn settings: they are a module of `app`, and workers fork with what is imported."""
     address = f"{plan.environment['HOST']}:{plan.environment['PORT']}"
-    return ("gunicorn", "--reload", "--no-control-socket", "--threads", "32", "--bind", address, "wsgi:app")
+    return ("gunicorn", "--reload", "--no-control-socket", "--threads", "32", "--bind", address, SERVICE)
 
 
 def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
@@ -148,7 +149,7 @@ def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     processes.run_to_end("flask db upgrade", "flask", "db", "upgrade", environment=environment)
     if plan.needs_stand_ins:
         processes.start("stand-ins", "app.sandbox.server", environment=environment)
-    web = _reloading_web(plan) if reload else ("gunicorn", "-c", "python:app.gunicorn_config", "wsgi:app")
+    web = _reloading_web(plan) if reload else ("gunicorn", "-c", "python:app.gunicorn_config", SERVICE)
     processes.start("service", *web, environment=environment)
     processes.start("worker", "flask", "worker", environment=environment)
     _wait_until_ready(plan, processes)

@@ -24,6 +24,13 @@ class DocsPage:
         dialog.get_by_role("button", name="Apply credentials").click()
         dialog.get_by_role("button", name="Close", exact=True).click()
 
+    def change_key(self, api_key: str) -> None:
+        """Take back the API key that was given, and give another."""
+        self.page.locator("button.authorize").first.click()
+        self.page.locator(".dialog-ux .modal-ux").get_by_role("button", name="Remove authorization").click()
+        self.page.locator(".dialog-ux .modal-ux").get_by_role("button", name="Close", exact=True).click()
+        self.authorize(api_key)
+
     def execute(self, method: str, path: str, body: dict[str, Any] | None = None, **parameters: str) -> dict[str, Any]:
         """Try a route out, and return what the page shows as its answer."""
         operation = self.operation(method, path)

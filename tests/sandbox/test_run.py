@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.sandbox.run import ROOT, RunError, make_plan, welcome
+from app.sandbox.run import ROOT, SERVICE, RunError, make_plan, welcome
 
 RUN = "import sys; from app.sandbox import run; run.STOP_SECONDS = {stop}; sys.exit(run.main())"
 REAL = {
@@ -58,6 +58,12 @@ import os
 bind = f"{os.environ['HOST']}:{os.environ['PORT']}"
 workers = int(os.environ["WEB_CONCURRENCY"])
 control_socket_disable = True
+""",
+    "app/sandbox/service.py": """
+from wsgi import app
+
+def create_service():
+    return app
 """,
     "app/sandbox/server.py": """
 import os
@@ -272,7 +278,7 @@ class TestRun:
         assert are_gone(descendants)
 
     @pytest.mark.parametrize(
-        ("argument", "name"), [("app.sandbox.server", "stand-ins"), ("wsgi:app", "service"), ("worker", "worker")]
+        ("argument", "name"), [("app.sandbox.server", "stand-ins"), (SERVICE, "service"), ("worker", "worker")]
     )
     def test_it_ends_the_rest_and_says_why_when_a_process_dies(self, spawn: Spawn, argument: str, name: str) -> None:
         runner = spawn()
