@@ -49,7 +49,12 @@ def visitor(chromium: Browser) -> Iterator[Visitor]:
 def sized_visitor(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visitor]:
     """A visitor at a desk, then one with a phone."""
     width, height = SIZES[request.param]
-    context = chromium.new_context(service_workers="block", viewport={"width": width, "height": height})
+    context = chromium.new_context(
+        service_workers="block",
+        viewport={"width": width, "height": height},
+        # Only a phone shows a page at a desk's width unless it names a viewport.
+        is_mobile=request.param == "phone",
+    )
     yield Visitor(context, request.param)
     context.close()
 
