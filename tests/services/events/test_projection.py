@@ -36,6 +36,7 @@ def told_of(projection: Projection) -> dict[str, Any]:
         "received": state.amount_received_in_cents,
         "refunded": state.amount_refunded_in_cents,
         "disputed": state.amount_disputed_in_cents,
+        "lost": state.amount_lost_in_cents,
         "counts": counts_of(state),
         "successes": {
             (it.stripe_payment_intent_id, it.stripe_charge_id, it.amount_in_cents, it.receipt_url)
@@ -62,6 +63,7 @@ def expected_of(life: Life, *, every_refund: bool = False) -> dict[str, Any]:
         "received": life.received,
         "refunded": life.refunded,
         "disputed": life.disputed,
+        "lost": sum(dispute.amount for dispute in life.all_disputes if dispute.status == "lost"),
         "counts": (life.success_count, life.failures, len(refunds), len(life.disputes)),
         "successes": by_intent or ({(None, None, life.received, None)} if life.paid else set()),
         "failures": sorted(life.failure_codes),
