@@ -3,19 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 AUDIT := $(BIN)/pip-audit --disable-pip --progress-spinner off --timeout 3
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 CHROMIUM ?= /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help install run dev test test-unit test-integration soak bench browser-test client-check lint audit format openapi migration migrate
+.PHONY: help install run dev test test-unit test-integration soak bench browser-test client-check lint audit format lock openapi migration migrate
 
 help: ## Show what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Install the locked versions of all dependencies into .venv
 
-$(VENV)/installed: requirements.lock
+$(VENV)/installed: requirements-dev.lock
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --requirement requirements.lock
+	$(PIP_INSTALL) --requirement requirements-dev.lock
 	@touch $@
 
 run: install ## Run everything here: PostgreSQL, the stand-ins, the service and its worker
@@ -51,7 +52,7 @@ client-check: install ## Make clients of the document, in Python and TypeScript,
 	npm ci --prefix tests/clients --silent
 	$(BIN)/pytest tests/clients
 
-lint: install ## Check style, types and the lock
+lint: install ## Check style, types and the locks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -62,13 +63,18 @@ lint: install ## Check style, types and the lock
 # lock would mean nothing.
 audit: install ## Look for known vulnerabilities in the locked versions
 	@if echo "jinja2==2.4.1" | $(AUDIT) --no-deps --format json --requirement /dev/stdin 2>/dev/null | grep -q '"fix_versions"'; \
-	then $(AUDIT) --require-hashes --requirement requirements.lock --requirement requirements-browser.lock \
+	then $(AUDIT) --require-hashes --requirement requirements-dev.lock --requirement requirements-browser.lock \
 		--requirement requirements-clients.lock; \
 	else echo "Not looked for known vulnerabilities: their database can't be reached from here."; fi
 
 format: install ## Put the code into its style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock: ## Write the locks anew from pyproject.toml, with uv; newest versions with LOCK_FLAGS=--upgrade
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --group browser --constraint requirements-dev.lock --output-file requirements-browser.lock
 
 openapi: install ## Write openapi/openapi.json from the schemas
 	$(BIN)/flask openapi write openapi/openapi.json
