@@ -14,6 +14,7 @@ from app.config import ConfigurationError, Settings, provide_metrics_directory, 
 from app.gunicorn_worker import WholeRequestWorker
 from app.logs import WithoutRequest, configure_logging
 from app.metrics import share_between_processes
+from app.version import VERSION
 
 
 def _settings() -> Settings:
@@ -88,10 +89,11 @@ _at_exit = ExitStack()
 
 
 def when_ready(server: Any) -> None:
-    """Before the first worker is forked: have all of them keep their metrics where each can read them."""
+    """Before the first worker is forked: have all keep their metrics where each can read them, and say the version."""
     if directory := provide_metrics_directory():
         _at_exit.callback(shutil.rmtree, directory, ignore_errors=True)
     share_between_processes()
+    server.log.info("stripe-service %s", VERSION)
 
 
 def child_exit(server: Any, worker: Any) -> None:

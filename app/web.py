@@ -28,6 +28,7 @@ from app.identity import HEADERS as IDENTITY_HEADERS
 from app.identity import identity_of
 from app.schemas.base import MAX_IGNORED, MAX_IGNORED_LENGTH, RequestSchema, camel_case
 from app.schemas.errors import ErrorSchema
+from app.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ RETRY_AFTER = "Retry-After"
 
 API_CONFIG = {
     "API_TITLE": "Stripe Service",
-    "API_VERSION": "1",
+    "API_VERSION": VERSION,
     "OPENAPI_VERSION": "3.1.0",
     "API_SPEC_OPTIONS": {
         "info": {"description": "Through this service the apps of a platform take payments with Stripe."},

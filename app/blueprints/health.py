@@ -7,6 +7,7 @@ from flask import Response
 from app.request_context import services
 from app.schemas.health import HealthSchema, ReadinessSchema
 from app.services.operators.readiness import check_readiness
+from app.version import VERSION
 from app.web import Blueprint
 
 WELCOME = "stripe-service: payments for apps with Stripe. The routes are described at /docs\n"
@@ -28,7 +29,7 @@ def get_welcome() -> Any:
 @blp.doc(security=[])
 def get_health() -> dict[str, str]:
     """Say that the process answers; the database isn't asked."""
-    return {"status": "ok", "service": "stripe-service"}
+    return {"status": "ok", "service": "stripe-service", "version": VERSION}
 
 
 @blp.route("/health/ready")

@@ -1,5 +1,6 @@
 """`flask worker`: jobs side by side, each when it is due, until a signal asks for the end."""
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from app.cli.signals import stopping_on_signals
 from app.errors import ServiceError, is_database_outage
 from app.services import Services
 from app.services.stopping import Stop, Stopping
+from app.version import VERSION
+
+log = logging.getLogger(__name__)
 
 # How soon a signal is seen that another thread was given.
 LOOK_SECONDS = 1.0
@@ -27,6 +31,7 @@ LAST_SECONDS = 5.0
 def run_worker(as_json: bool) -> None:
     """Recover and reconcile for ever; ends cleanly on SIGTERM."""
     services, printer = configured_services(), Printer(as_json=as_json)
+    log.info("stripe-service %s", VERSION)
     grace_seconds = services.settings.request_deadline_seconds + LAST_SECONDS
     with stopping_on_signals(services.stop):
         take_turns(worker_jobs(services.settings), services, printer, services.stop, grace_seconds=grace_seconds)

@@ -4,6 +4,7 @@ from marshmallow.fields import Dict, String
 from marshmallow.validate import OneOf
 
 from app.schemas.base import CamelCaseSchema
+from app.version import VERSION
 
 
 class HealthSchema(CamelCaseSchema):
@@ -11,6 +12,7 @@ class HealthSchema(CamelCaseSchema):
 
     status = String(required=True, validate=OneOf(["ok"]))
     service = String(required=True, validate=OneOf(["stripe-service"]))
+    version = String(required=True, metadata={"description": "Of the code that answers.", "example": VERSION})
 
 
 class ReadinessSchema(CamelCaseSchema):
