@@ -1,8 +1,13 @@
 """The Flask extensions, not yet bound to an application."""
 
+from pathlib import Path
+
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import MetaData
+
+# Beside the package, in a checkout as where it is installed; the working directory is no matter.
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 db = SQLAlchemy(
     metadata=MetaData(
@@ -15,4 +20,4 @@ db = SQLAlchemy(
         }
     )
 )
-migrate = Migrate()
+migrate = Migrate(directory=str(MIGRATIONS))

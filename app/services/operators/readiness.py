@@ -1,16 +1,14 @@
 """Whether the database answers and has the migrations of this version."""
 
 from functools import cache
-from pathlib import Path
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from app.database import Batch
 from app.errors import DATABASE_ERRORS
+from app.extensions import MIGRATIONS
 from app.services import Services
-
-MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 _CURRENT_REVISIONS = Batch(text("SELECT version_num FROM alembic_version"))
 _HAS_VERSIONS = Batch(text("SELECT to_regclass('alembic_version') IS NOT NULL AS is_there"))
