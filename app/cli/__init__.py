@@ -1,9 +1,10 @@
-"""The `flask` commands: the worker, recovery and reconciliation by hand, a look at payments, the version,
-and the stand-ins.
+"""The `flask` commands: the worker, recovery and reconciliation by hand, a look at payments, what to tell Stripe,
+the version, and the stand-ins.
 """
 
 from flask import Flask
 
+from app.cli.endpoints import endpoints
 from app.cli.events import events
 from app.cli.keys import keys
 from app.cli.payments import payments
@@ -16,5 +17,5 @@ from app.cli.worker import run_worker
 
 def register_commands(app: Flask) -> None:
     """Add the service's commands to those of Flask and its extensions."""
-    for command in (run_worker, recover, reconcile, payments, events, keys, show_version, run_sandbox):
+    for command in (run_worker, recover, reconcile, payments, events, endpoints, keys, show_version, run_sandbox):
         app.cli.add_command(command)

@@ -39,7 +39,7 @@ LINES = {
     "events replay": ["events", "replay", "--since", "2026-03-01"],
 }
 # Those that work without.
-NEED_NOTHING = ["sandbox", "version"]
+NEED_NOTHING = ["endpoints types", "sandbox", "version"]
 
 
 @pytest.fixture
