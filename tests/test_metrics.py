@@ -1,5 +1,6 @@
 """What the service measures: each figure moves when its thing happens, and no series is made of an id."""
 
+import json
 import re
 import signal
 import socket
@@ -59,6 +60,10 @@ class Figures:
     def get(self, name: str, **labels: str) -> float | None:
         """One sample, or None where there is no such series."""
         return self.samples.get((name, *sorted(labels.items())))
+
+    def labels(self, name: str) -> set[str]:
+        """The names of all labels of a metric's samples."""
+        return {label for sample, *labels in self.samples if sample == name for label, _ in labels}
 
     def since(self, before: "Figures", name: str, **labels: str) -> float:
         """By how much a sample has grown."""
@@ -429,7 +434,7 @@ class TestProcesses:
 
 
 class TestOperations:
-    @pytest.mark.parametrize("name", ["alerts.yml", "operations.md"])
+    @pytest.mark.parametrize("name", ["alerts.yml", "grafana.json", "operations.md"])
     def test_the_metrics_that_are_named_exist(
         self, app: Flask, settings: Settings, stand_ins: StandIns, db: Connection, name: str
     ) -> None:
@@ -441,11 +446,41 @@ class TestOperations:
         assert named
         assert named <= figures.names
 
-    def test_every_metric_is_named(self, client: FlaskClient) -> None:
-        page = (ROOT / "docs" / "operations.md").read_text()
+    @pytest.mark.parametrize("name", ["grafana.json", "operations.md"])
+    def test_every_metric_is_named(self, client: FlaskClient, name: str) -> None:
+        page = (ROOT / "docs" / name).read_text()
         ours = {name for name in scrape(client).families if name.startswith("stripe_service_")}
         assert "stripe_service_events" in ours
-        assert {name for name in ours if not re.search(rf"\b{name}(_total)?\b", page)} == set()
+        assert {each for each in ours if not re.search(rf"\b{each}(_total|_count|_bucket)?\b", page)} == set()
+
+    def test_the_labels_of_the_board_are_those_of_its_metrics(
+        self, app: Flask, settings: Settings, stand_ins: StandIns, db: Connection
+    ) -> None:
+        with another_client(replace(settings, metrics_by_app=True)) as client:
+            exercise(client, stand_ins)
+        left = metrics.Backlog(
+            unfinished={"asked": 1},
+            oldest_unfinished_seconds=1,
+            stuck=1,
+            oldest_cursor_seconds=1,
+            newest_cursor_seconds=1,
+        )
+        figures = Figures(metrics.render(left, None).decode())
+        board = json.loads((ROOT / "docs" / "grafana.json").read_text())
+        queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+
+        assert queries
+        for query in queries:
+            used = set(re.findall(r"(\w+)(?:!?=~?)", query)) | set(words(re.findall(r"by \(([^)]+)\)", query)))
+            measured = {label for name in re.findall(r"\bstripe_service_\w+", query) for label in figures.labels(name)}
+            # Prometheus adds the first two to whatever it reads.
+            assert used <= {"job", "instance"} | measured, query
+
+
+def words(lists: list[str]) -> Iterator[str]:
+    """The words of lists by commas."""
+    for each in lists:
+        yield from re.split(r",\s*", each)
 
 
 def exercise(client: FlaskClient, stand_ins: StandIns) -> None:
