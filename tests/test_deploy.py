@@ -81,6 +81,14 @@ def seconds(text: str) -> float:
     return float(number)
 
 
+class TestCommands:
+    def test_those_that_are_compared_with_exist(self) -> None:
+        commands = create_app(Settings.from_environment({})).cli.commands
+
+        assert {command[1] for command in COMMANDS if command[0] == "flask"} <= commands.keys() | {"db"}
+        assert f"$ {shlex.join(WEB)} " in (ROOT / "README.md").read_text()
+
+
 class TestEnvironment:
     def test_it_names_every_variable_that_is_read(self) -> None:
         asked = Asked()

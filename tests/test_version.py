@@ -6,10 +6,12 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
 from app import version
 from app.config import Settings
 from app.version import VERSION, find_version
+from tests.cli.processes import Command
 from tests.web import WebProcess
 
 ROOT = Path(__file__).parents[1]
@@ -55,8 +57,15 @@ class TestVersion:
     def test_the_changelog_has_it(self) -> None:
         assert f"## [{HERE}]" in (ROOT / "CHANGELOG.md").read_text()
 
-    def test_it_is_in_the_first_lines_of_a_log(self, settings: Settings, environment: dict[str, str]) -> None:
+    def test_it_is_in_the_first_lines_of_the_log_of_the_web(
+        self, settings: Settings, environment: dict[str, str]
+    ) -> None:
         with WebProcess.start(environment | {"WEB_CONCURRENCY": "1"}) as web:
             messages = [json.loads(line)["message"] for line in web.printed().splitlines()]
 
         assert f"stripe-service {HERE}" in messages[: messages.index("GET /health 200")]
+
+    def test_the_worker_begins_with_it(self, environment: dict[str, str], app: Flask) -> None:
+        with Command.start("worker", environment=environment) as worker:
+            worker.wait_until(worker.logged, what="its first line")
+            assert worker.logged()[0] == f"stripe-service {HERE}"

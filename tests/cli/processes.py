@@ -1,5 +1,6 @@
 """Commands as processes of their own, where signals matter, and a gate at which they are held."""
 
+import json
 import os
 import signal
 import subprocess
@@ -74,6 +75,12 @@ class Command:
     def printed(self) -> list[str]:
         """The lines on standard output, without those of the log."""
         return [line for line in _lines(self.stdout) if '"logger"' not in line]
+
+    def logged(self) -> list[str]:
+        """The messages of the log."""
+        return [
+            json.loads(line)["message"] for line in _lines(self.stdout) if '"logger"' in line and line.endswith("}")
+        ]
 
     def complained(self) -> list[str]:
         """The lines on standard error."""
