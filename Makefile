@@ -75,6 +75,7 @@ lock: ## Write the locks anew from pyproject.toml, with uv; newest versions with
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(LOCK) --group browser --constraint requirements-dev.lock --output-file requirements-browser.lock
+	$(LOCK) --group clients --constraint requirements-dev.lock --output-file requirements-clients.lock
 
 openapi: install ## Write openapi/openapi.json from the schemas
 	$(BIN)/flask openapi write openapi/openapi.json
