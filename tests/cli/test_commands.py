@@ -37,6 +37,11 @@ LINES = {
     "payments show": ["payments", "show", str(UUID(int=1))],
     "payments stuck": ["payments", "stuck"],
     "events replay": ["events", "replay", "--since", "2026-03-01"],
+    "events unreadable": ["events", "unreadable"],
+    "keys create": ["keys", "create", "--app", "shop"],
+    "keys list": ["keys", "list"],
+    "keys rotate": ["keys", "rotate", str(UUID(int=1))],
+    "keys revoke": ["keys", "revoke", str(UUID(int=1))],
 }
 # Those that work without.
 NEED_NOTHING = ["endpoints types", "sandbox", "version"]
