@@ -48,6 +48,19 @@ def _refund(account: Account, charge: JsonObject, given: JsonObject) -> JsonObje
     return refunds.refund(account, charge, amount=given.get("amount"), status=status)
 
 
+def _refund_amount(account: Account, charge: JsonObject, amount: int) -> JsonObject:
+    return refunds.refund(account, charge, amount=amount)
+
+
+def _half_is_left(account: Account, charge: JsonObject) -> bool:
+    half = charge["amount_captured"] // 2
+    return _refundable(account, charge) and 0 < half <= charge["amount"] - charge["amount_refunded"]
+
+
+def _fails(account: Account, refund: JsonObject) -> bool:
+    return refund["status"] in refunds.FAILABLE and not refunds.is_release(refund)
+
+
 def _dispute(account: Account, charge: JsonObject, given: JsonObject) -> JsonObject:
     warning = bool(given.get("warning"))
     return disputes.open_dispute(account, charge, amount=given.get("amount"), warning=warning)
@@ -55,6 +68,11 @@ def _dispute(account: Account, charge: JsonObject, given: JsonObject) -> JsonObj
 
 def _renew(account: Account, subscription: JsonObject, given: JsonObject) -> None:
     subscriptions.renew(account, subscription, fail=bool(given.get("fail")))
+
+
+def _half(amount: str, change: Callable[[Account, JsonObject, int], JsonObject | None]) -> Run:
+    """Do something with half of what an amount of the object's is."""
+    return lambda account, found, given: change(account, found, found[amount] // 2)
 
 
 def _plain(change: Callable[[Account, JsonObject], object]) -> Run:
@@ -93,12 +111,19 @@ ACTIONS: dict[str, dict[str, Action]] = {
             lambda account, intent, given: payment_intents.capture(account, intent, given.get("amount")),
             _intent_status("requires_capture"),
         ),
+        "capture_half": Action(_half("amount_capturable", payment_intents.capture), _intent_status("requires_capture")),
         "cancel": Action(_plain(payment_intents.cancel), _intent_status(*payment_intents.CANCELABLE)),
+        "expire": Action(_plain(payment_intents.expire), _status("requires_capture")),
     },
-    "charges": {"refund": Action(_refund, _refundable), "dispute": Action(_dispute, _disputable)},
+    "charges": {
+        "refund": Action(_refund, _refundable),
+        "refund_half": Action(_half("amount_captured", _refund_amount), _half_is_left),
+        "dispute": Action(_dispute, _disputable),
+    },
     "refunds": {
         "succeed": Action(_plain(refunds.succeed), _status(*refunds.UNSETTLED)),
-        "fail": Action(_plain(refunds.fail), _status(*refunds.FAILABLE)),
+        "fail": Action(_plain(refunds.fail), _fails),
+        "cancel": Action(_plain(refunds.cancel), _status("requires_action")),
     },
     "disputes": {
         "win": Action(_plain(disputes.win), _status(*disputes.OPEN)),
@@ -127,6 +152,8 @@ def find(accounts: Accounts, kind: str, identifier: str) -> tuple[Account, JsonO
         raise no_such(RESOURCES[kind], identifier, param="id")
     if kind == "checkout":
         checkout_sessions.expire_if_due(*found)
+    elif kind == "intents":
+        payment_intents.expire_if_due(*found)
     return found
 
 

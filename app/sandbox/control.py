@@ -10,8 +10,8 @@ from app.sandbox.actions import ACTIONS, perform
 from app.sandbox.faults import Fault
 from app.sandbox.json_object import JsonObject
 from app.sandbox.key_ring import PROVIDERS
-from app.sandbox.stripe import checkout_sessions
-from app.sandbox.stripe.account import Account
+from app.sandbox.stripe import checkout_sessions, payment_intents
+from app.sandbox.stripe.account import REFUND_STATUSES, Account
 from app.sandbox.stripe.errors import LIVE_KEYS, StripeError
 from app.sandbox.webhooks import MODES, ORDERS, Endpoint
 from app.sandbox.world import current_world
@@ -163,6 +163,8 @@ def advance_clock() -> Response:
     for account in world.accounts.by_id.values():
         for session in list(account.where("checkout.session", status="open")):
             checkout_sessions.expire_if_due(account, session)
+        for intent in list(account.where("payment_intent", status="requires_capture")):
+            payment_intents.expire_if_due(account, intent)
     world.outbox.wake()
     return _json({"now": world.clock.iso()})
 
@@ -186,6 +188,19 @@ def revoke_key() -> Response:
         raise ControlError("Name the key to revoke.")
     current_world().accounts.revoke(key)
     return _json({"revoked": True})
+
+
+@blueprint.post("/accounts")
+def configure_account() -> Response:
+    """Say from what an account's refunds are paid, and how they begin; the account is named by its Stripe key."""
+    given = _body()
+    key, status = given.get("key"), given.get("refundStatus", "succeeded")
+    if not isinstance(key, str) or status not in REFUND_STATUSES:
+        raise ControlError(f"Name the account by its key; a refund begins as {', '.join(REFUND_STATUSES)}.")
+    account = current_world().accounts.of_key(key)
+    account.available = None if given.get("available") is None else _integer(given, "available", 0)
+    account.refund_status = status
+    return _json({"account": account.id, "available": account.available, "refundStatus": account.refund_status})
 
 
 @blueprint.post("/runs")

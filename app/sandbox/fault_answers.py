@@ -5,7 +5,7 @@ from werkzeug.wrappers import Response
 
 from app.sandbox.faults import Fault
 from app.sandbox.stripe.account import random_id
-from app.sandbox.stripe.errors import envelope_for
+from app.sandbox.stripe.errors import LOCK_TIMEOUT, envelope_for
 
 # Long enough that a client which waits for the whole body waits in vain.
 FILLER = {"object": "filler", "text": "." * 1000}
@@ -14,7 +14,7 @@ HTML = "<!doctype html><html><head><title>Bad gateway</title></head><body><h1>Ba
 
 
 def answer_of(fault: Fault) -> Response:
-    """The answer of a fault of the kinds status, json, html and redirect, and what the others send if not the truth."""
+    """The answer of the faults status, json, locked, html and redirect, and what the others send if not the truth."""
     if fault.kind == "html":
         response = Response(fault.body or HTML, fault.status, mimetype="text/html")
     elif fault.kind == "redirect":
@@ -29,6 +29,8 @@ def answer_of(fault: Fault) -> Response:
 
 
 def _default_body(fault: Fault) -> object:
+    if fault.kind == "locked":
+        return {"error": LOCK_TIMEOUT}
     if fault.kind != "status":
         return FILLER
     if fault.service == "stripe":

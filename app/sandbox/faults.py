@@ -7,8 +7,8 @@ from typing import Any
 from app.sandbox.json_object import JsonObject
 
 SERVICES = ("stripe", "key-service", "runs-service")
-KINDS = ("status", "json", "html", "redirect", "delay", "hang", "drip", "drip_headers", "half_body", "reset")
-DEFAULT_STATUS = {"status": 500, "redirect": 302}
+KINDS = ("status", "json", "locked", "html", "redirect", "delay", "hang", "drip", "drip_headers", "half_body", "reset")
+DEFAULT_STATUS = {"status": 500, "locked": 429, "redirect": 302}
 DEFAULT_SECONDS = {"hang": 30.0, "drip": 0.2, "drip_headers": 0.2, "delay": 1.0}
 
 
@@ -16,8 +16,10 @@ DEFAULT_SECONDS = {"hang": 30.0, "drip": 0.2, "drip_headers": 0.2, "delay": 1.0}
 class Fault:
     """What goes wrong, for `times` matching requests (0: until cleared) after the first `skip` of them.
 
+    :param kind: `locked` is Stripe's word for an object that another request holds
     :param executed: whether the operation is done although its answer goes wrong
     :param seconds: hang, delay: how long; drip, drip_headers: the pause between two bytes
+    :param every: 2 spares each other matching request, 3 two of three; `seen` counts them
     """
 
     service: str
@@ -31,6 +33,8 @@ class Fault:
     executed: bool = False
     times: int = 1
     skip: int = 0
+    every: int = 1
+    seen: int = 0
     id: str = ""
 
     @classmethod
@@ -59,6 +63,8 @@ class Fault:
             raise ValueError("The seconds of a fault are a number.")
         if not all(isinstance(count, int) and count >= 0 for count in (self.times, self.skip)):
             raise ValueError("The times and the skip of a fault are whole numbers.")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError("The every of a fault is a whole number from 1 on.")
         try:
             re.compile(self.path)
         except re.error as error:
@@ -95,6 +101,9 @@ class FaultBook:
                 continue
             if fault.skip > 0:
                 fault.skip -= 1
+                continue
+            fault.seen += 1
+            if fault.seen % fault.every:
                 continue
             self._count_down(fault)
             return fault

@@ -10,6 +10,7 @@ from typing import Any
 from app.sandbox.actions import RESOURCES, possible_actions
 from app.sandbox.clock import iso
 from app.sandbox.json_object import JsonObject
+from app.sandbox.stripe import refunds
 from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.money import display
 from app.sandbox.world import World
@@ -148,9 +149,16 @@ def _of_session(session: JsonObject) -> tuple[str, str]:
 
 def _of_charge(charge: JsonObject) -> tuple[str, str]:
     amount, state = _of_money(charge)
+    if charge["paid"] and charge["amount_captured"] < charge["amount"]:
+        state += f", {display(charge['amount_captured'], charge['currency'])} captured"
     if charge["amount_refunded"]:
         state += f", {display(charge['amount_refunded'], charge['currency'])} given back"
     return amount, state + ", disputed" * charge["disputed"]
+
+
+def _of_refund(refund: JsonObject) -> tuple[str, str]:
+    amount, state = _of_money(refund)
+    return amount, "released, not refunded" if refunds.is_release(refund) else state
 
 
 def _of_money(found: JsonObject) -> tuple[str, str]:
@@ -204,7 +212,7 @@ TABLES = (
     _table("checkout", "Checkout sessions", _of_session, page="/pay/"),
     _table("intents", "Payment intents", _of_money, page="/intent/"),
     _table("charges", "Charges", _of_charge),
-    _table("refunds", "Refunds", _of_money),
+    _table("refunds", "Refunds", _of_refund),
     _table("disputes", "Disputes", _of_money),
     _table("subscriptions", "Subscriptions", _of_subscription),
     Table("events", "Events", _objects("event"), _event_row),

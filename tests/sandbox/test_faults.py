@@ -47,6 +47,7 @@ class TestEveryKind:
             ({"kind": "status", "status": 503}, 503, '{"error"'),
             ({"kind": "status", "status": 429, "headers": {"Retry-After": "7"}}, 429, '{"error"'),
             ({"kind": "json", "body": [1]}, 200, "[1]"),
+            ({"kind": "locked"}, 429, '{"error":{"code":"lock_timeout"'),
             ({"kind": "html"}, 200, "<!doctype html>"),
             ({"kind": "redirect"}, 302, ""),
         ],
@@ -150,6 +151,10 @@ class TestMatching:
         fault(sandbox, "status", status=503, path="payment_intents$", method="post", skip=1, times=2)
         assert [create(sandbox).status_code for _ in range(4)] == [200, 503, 503, 200]
 
+    def test_it_spares_all_but_each_nth(self, sandbox: Sandbox) -> None:
+        fault(sandbox, "status", status=503, every=2, times=2)
+        assert [create(sandbox).status_code for _ in range(5)] == [200, 503, 200, 503, 200]
+
     def test_it_goes_on_until_cleared(self, sandbox: Sandbox) -> None:
         fault(sandbox, "status", status=503, times=0)
         assert {create(sandbox).status_code for _ in range(3)} == {503}
@@ -157,7 +162,13 @@ class TestMatching:
         assert create(sandbox).status_code == 200
 
     @pytest.mark.parametrize(
-        "wrong", [{"kind": "nonsense"}, {"kind": "reset", "path": "("}, {"kind": "hang", "when": 1}]
+        "wrong",
+        [
+            {"kind": "nonsense"},
+            {"kind": "reset", "path": "("},
+            {"kind": "hang", "when": 1},
+            {"kind": "hang", "every": 0},
+        ],
     )
     def test_a_fault_that_makes_no_sense_is_refused(self, sandbox: Sandbox, wrong: dict[str, Any]) -> None:
         answer = sandbox.call("POST", "/_sandbox/faults", json={"service": "stripe"} | wrong)

@@ -38,6 +38,7 @@ ID_PREFIXES = {
 ID_LENGTHS = {"checkout.session": 58, "coupon": 8}
 ID_LETTERS = string.ascii_letters + string.digits
 ANY_HOST = "http://127.0.0.1"
+REFUND_STATUSES = ("succeeded", "pending", "requires_action")
 
 Publish = Callable[["Account", JsonObject], None]
 React = Callable[["Account", str, JsonObject], None]
@@ -73,6 +74,10 @@ class Account:
         # What a checkout session was created with and doesn't show, by its id.
         self.checkouts: dict[str, JsonObject] = {}
         self.kept_answers = KeptAnswers()
+        # What refunds can be paid from, in the smallest unit of any currency; None is enough for all.
+        self.available: int | None = None
+        # What a refund through the API is at first: one of `REFUND_STATUSES`.
+        self.refund_status = "succeeded"
 
     def new(self, resource: str, **fields: Any) -> JsonObject:
         """Create an object and keep it."""
@@ -139,12 +144,16 @@ class Account:
             "objects": self.objects,
             "checkouts": self.checkouts,
             "keptAnswers": self.kept_answers.to_state(),
+            "available": self.available,
+            "refundStatus": self.refund_status,
         }
 
     def load(self, state: JsonObject) -> None:
         self.objects |= state["objects"]
         self.checkouts = state["checkouts"]
         self.kept_answers.load(state["keptAnswers"])
+        self.available = state.get("available")
+        self.refund_status = state.get("refundStatus", "succeeded")
 
 
 class Accounts:

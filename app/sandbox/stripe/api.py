@@ -168,8 +168,11 @@ def finish(response: Response) -> Response:
 
 @blueprint.errorhandler(StripeError)
 def refuse(refusal: StripeError) -> Response:
-    if refusal.executed:
+    if refusal.status == 402:
         _note_execution(refusal.error["payment_intent"])
+    elif refusal.executed:
+        # Kept for the idempotency key, though nothing has come of it.
+        g.executed = None
     response = _json({"error": refusal.error}, refusal.status)
     if refusal.status == 409:
         response.headers["Stripe-Should-Retry"] = "true"
@@ -273,6 +276,8 @@ def _refresh(found: JsonObject) -> None:
     """Let the object show what only the passing of time has changed."""
     if found["object"] == SESSIONS:
         checkout_sessions.expire_if_due(g.account, found)
+    elif found["object"] == "payment_intent":
+        payment_intents.expire_if_due(g.account, found)
     elif found["object"] == "coupon":
         catalog.refresh_coupon(g.account, found)
 

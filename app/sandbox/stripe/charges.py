@@ -52,16 +52,33 @@ def succeed(account: Account, charge: JsonObject, *, captured: bool) -> None:
 
 
 def capture(account: Account, charge: JsonObject, amount: int) -> None:
-    """Take a part or all of what was authorized; the remainder is given back."""
-    charge |= {"captured": True, "amount_captured": amount, "amount_refunded": charge["amount"] - amount}
+    """Take a part or all of what was authorized; the remainder is released."""
+    charge |= {"captured": True, "amount_captured": amount}
     account.emit("charge.captured", charge)
+    if amount < charge["amount"]:
+        release(account, charge)
     _settle(account, charge)
 
 
 def release(account: Account, charge: JsonObject) -> None:
-    """Give back all of what was authorized and never captured."""
-    charge |= {"amount_refunded": charge["amount"], "refunded": True}
+    """Let go of what was authorized and is not captured: shown as a refund that moved no money.
+
+    https://docs.stripe.com/payments/place-a-hold-on-a-payment-method#capture-funds
+    """
+    released = charge["amount"] - charge["amount_captured"]
+    copied = {name: charge[name] for name in ("currency", "payment_intent", "payment_method")}
+    refund = account.new(
+        "refund", amount=released, balance_transaction=None, charge=charge["id"], status="succeeded", **copied
+    )
+    charge |= {"amount_refunded": released, "refunded": released == charge["amount"]}
+    account.emit("refund.created", refund)
     account.emit("charge.refunded", charge)
+
+
+def expire(account: Account, charge: JsonObject) -> None:
+    """Too late for a capture: the card network releases what was authorized."""
+    release(account, charge)
+    account.emit("charge.expired", charge)
 
 
 def fail(account: Account, charge: JsonObject, decline: Decline) -> None:

@@ -4,7 +4,7 @@ from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe import catalog, payment_intents, subscriptions
 from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.catalog import PricedProduct
-from app.sandbox.stripe.errors import invalid, missing_parameter
+from app.sandbox.stripe.errors import invalid, missing_parameter, refused
 from app.sandbox.stripe.money import check_total
 
 LIFETIME_SECONDS = 24 * 3600
@@ -193,7 +193,7 @@ def expire(account: Account, session: JsonObject) -> None:
     :raises StripeError: when it isn't open
     """
     if session["status"] != "open":
-        raise invalid(
+        raise refused(
             'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of '
             f"{session['status']}."
         )

@@ -4,6 +4,13 @@ from typing import Any
 
 from app.sandbox.json_object import JsonObject
 
+# https://docs.stripe.com/rate-limits#object-lock-timeouts
+LOCK_TIMEOUT: JsonObject = {
+    "code": "lock_timeout",
+    "message": "This object cannot be accessed right now because another request is accessing it.",
+    "type": "invalid_request_error",
+}
+
 
 class StripeError(Exception):
     """A request that Stripe refuses.
@@ -22,6 +29,13 @@ def invalid(message: str, *, param: str | None = None, code: str | None = None, 
     """A 400: Stripe calls the request invalid."""
     error = StripeError(400, "invalid_request_error", message, **fields)
     error.error |= {name: value for name, value in {"code": code, "param": param}.items() if value is not None}
+    return error
+
+
+def refused(message: str, **fields: Any) -> StripeError:
+    """A 400 that the state of an object is the reason for: it was found while executing, so the key keeps it."""
+    error = invalid(message, **fields)
+    error.executed = True
     return error
 
 
@@ -59,11 +73,7 @@ def envelope_for(status: int) -> JsonObject:
             "type": "card_error",
         },
         403: {"message": "The provided key does not have the required permissions.", "type": "invalid_request_error"},
-        409: {
-            "code": "lock_timeout",
-            "message": "This object cannot be accessed right now because another request is accessing it.",
-            "type": "invalid_request_error",
-        },
+        409: LOCK_TIMEOUT,
         429: {
             "code": "rate_limit",
             "message": "Request rate limit exceeded.",

@@ -4,11 +4,14 @@ from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe import charges
 from app.sandbox.stripe.account import Account, random_id
 from app.sandbox.stripe.charges import GENERIC_DECLINE, Decline
-from app.sandbox.stripe.errors import StripeError, invalid
+from app.sandbox.stripe.errors import StripeError, invalid, refused
 from app.sandbox.stripe.money import checked_amount, checked_charge, checked_currency
 
 UNPAID = ("requires_payment_method", "requires_confirmation", "requires_action")
 CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
+# How long most card networks hold an authorization.
+# https://docs.stripe.com/payments/place-a-hold-on-a-payment-method#auth-capture-limitations
+AUTHORIZED_SECONDS = 7 * 24 * 3600
 COPIED = (
     "capture_method",
     "confirmation_method",
@@ -130,6 +133,9 @@ def capture(account: Account, intent: JsonObject, amount: int | None = None) -> 
 
     :raises StripeError: when nothing is authorized, or less than that
     """
+    if _has_expired(account, intent):
+        message = f"Charge {intent['latest_charge']} has expired and can no longer be captured."
+        raise refused(message, code="charge_expired_for_capture", payment_intent=intent)
     if intent["status"] != "requires_capture":
         raise _unexpected(
             intent,
@@ -143,7 +149,7 @@ def capture(account: Account, intent: JsonObject, amount: int | None = None) -> 
         message = (
             f"The requested capture amount is greater than the capturable amount of {intent['amount_capturable']}."
         )
-        raise invalid(message, param="amount_to_capture", code="amount_too_large")
+        raise refused(message, param="amount_to_capture", code="amount_too_large")
     _leave(intent, "succeeded")
     intent |= {"amount_received": taken, "amount_capturable": 0}
     charges.capture(account, account.objects["charge"][intent["latest_charge"]], taken)
@@ -197,6 +203,30 @@ def cancel(account: Account, intent: JsonObject, reason: str | None = None) -> N
         )
     if intent["status"] == "requires_capture":
         charges.release(account, account.objects["charge"][intent["latest_charge"]])
+    _end(account, intent, reason)
+
+
+def expire_if_due(account: Account, intent: JsonObject) -> None:
+    """End an intent whose authorization nobody has captured in time."""
+    if intent["status"] == "requires_capture":
+        charge = account.objects["charge"][intent["latest_charge"]]
+        if charge["created"] + AUTHORIZED_SECONDS <= account.clock.now():
+            expire(account, intent)
+
+
+def expire(account: Account, intent: JsonObject) -> None:
+    """What was authorized is released, as nobody has captured it."""
+    charges.expire(account, account.objects["charge"][intent["latest_charge"]])
+    _end(account, intent, "automatic")
+
+
+def _has_expired(account: Account, intent: JsonObject) -> bool:
+    charge = account.get("charge", intent["latest_charge"] or "")
+    was_held = charge is not None and charge["paid"] and not charge["captured"]
+    return was_held and (intent["status"], intent["cancellation_reason"]) == ("canceled", "automatic")
+
+
+def _end(account: Account, intent: JsonObject, reason: str | None) -> None:
     _leave(intent, "canceled")
     intent |= {"amount_capturable": 0, "canceled_at": account.clock.now(), "cancellation_reason": reason}
     account.emit("payment_intent.canceled", intent)
@@ -217,4 +247,4 @@ def _pending_charge(account: Account, intent: JsonObject) -> JsonObject | None:
 
 
 def _unexpected(intent: JsonObject, message: str) -> StripeError:
-    return invalid(message, code="payment_intent_unexpected_state", payment_intent=intent)
+    return refused(message, code="payment_intent_unexpected_state", payment_intent=intent)

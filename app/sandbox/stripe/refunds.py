@@ -2,7 +2,7 @@
 
 from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe.account import Account, random_id
-from app.sandbox.stripe.errors import invalid, missing_parameter
+from app.sandbox.stripe.errors import invalid, missing_parameter, refused
 from app.sandbox.stripe.money import checked_amount, display
 
 UNSETTLED = ("pending", "requires_action")
@@ -19,6 +19,7 @@ def create(account: Account, parameters: JsonObject) -> JsonObject:
         account,
         _charge(account, parameters),
         amount=parameters.get("amount"),
+        status=account.refund_status,
         reason=parameters.get("reason"),
         metadata=parameters.get("metadata"),
     )
@@ -35,6 +36,7 @@ def refund(
 ) -> JsonObject:
     """Give back the amount, or all that is left; a refund inherits no metadata."""
     given_back = _refundable(account, charge, amount)
+    _check_balance(account, given_back)
     made = account.new(
         "refund",
         amount=given_back,
@@ -47,7 +49,7 @@ def refund(
         reason=reason,
         status=status,
     )
-    _book(charge, given_back)
+    _book(account, charge, given_back)
     account.emit("refund.created", made)
     account.emit("charge.refunded", charge)
     return made
@@ -61,9 +63,9 @@ def succeed(account: Account, refund: JsonObject) -> None:
 
 def fail(account: Account, refund: JsonObject) -> None:
     """The money comes back, which may happen long after the refund succeeded."""
-    _require(refund, FAILABLE, "fail")
+    _require(refund, () if is_release(refund) else FAILABLE, "fail")
     refund |= {"status": "failed", "failure_reason": "expired_or_canceled_card"}
-    _book(account.objects["charge"][refund["charge"]], -refund["amount"])
+    _book(account, account.objects["charge"][refund["charge"]], -refund["amount"])
     account.emit("refund.failed", refund)
     _announce(account, refund)
 
@@ -75,7 +77,7 @@ def cancel(account: Account, refund: JsonObject) -> None:
     """
     _require(refund, ("requires_action",), "be canceled")
     refund["status"] = "canceled"
-    _book(account.objects["charge"][refund["charge"]], -refund["amount"])
+    _book(account, account.objects["charge"][refund["charge"]], -refund["amount"])
     _announce(account, refund)
 
 
@@ -92,8 +94,13 @@ def _charge(account: Account, parameters: JsonObject) -> JsonObject:
     intent = account.named("payment_intent", parameters["payment_intent"], param="payment_intent")
     charge = account.get("charge", intent["latest_charge"] or "")
     if charge is None or not charge["paid"]:
-        raise invalid(f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund.")
+        raise refused(f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund.")
     return charge
+
+
+def is_release(refund: JsonObject) -> bool:
+    """Whether it shows what was authorized and never captured: it moved no money, so that none can come back."""
+    return refund["status"] == "succeeded" and refund["balance_transaction"] is None
 
 
 def is_charged_back(account: Account, charge: JsonObject) -> bool:
@@ -104,23 +111,31 @@ def is_charged_back(account: Account, charge: JsonObject) -> bool:
 def _refundable(account: Account, charge: JsonObject, amount: int | None) -> int:
     left: int = charge["amount"] - charge["amount_refunded"]
     if not charge["captured"]:
-        raise invalid(f"Charge {charge['id']} has not been captured; cancel its PaymentIntent instead.")
+        raise refused(f"Charge {charge['id']} has not been captured; cancel its PaymentIntent instead.")
     if is_charged_back(account, charge):
         message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
-        raise invalid(message, code="charge_disputed")
+        raise refused(message, code="charge_disputed")
     if left == 0:
-        raise invalid(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
+        raise refused(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
     wanted = left if amount is None else checked_amount(amount, charge["currency"], param="amount")
     if wanted > left:
         message = (
             f"Refund amount ({display(wanted, charge['currency'])}) is greater than unrefunded amount on charge "
             f"({display(left, charge['currency'])})"
         )
-        raise invalid(message, param="amount")
+        raise refused(message, param="amount")
     return wanted
 
 
-def _book(charge: JsonObject, amount: int) -> None:
+def _check_balance(account: Account, amount: int) -> None:
+    if account.available is not None and amount > account.available:
+        message = "Insufficient funds in your Stripe balance to refund this amount."
+        raise refused(message, code="balance_insufficient")
+
+
+def _book(account: Account, charge: JsonObject, amount: int) -> None:
+    if account.available is not None:
+        account.available -= amount
     charge["amount_refunded"] += amount
     charge["refunded"] = charge["amount_refunded"] == charge["amount"]
 
