@@ -54,8 +54,7 @@ def stand_ins(stand_ins_process: StandIns) -> StandIns:
     return stand_ins_process
 
 
-@pytest.fixture
-def environment(database_url: str, stand_ins: StandIns) -> dict[str, str]:
+def environment_of(database_url: str, stand_ins: StandIns) -> dict[str, str]:
     """What a process of the service is started with."""
     return {
         "STRIPE_SERVICE_DATABASE_URL": database_url,
@@ -63,6 +62,12 @@ def environment(database_url: str, stand_ins: StandIns) -> dict[str, str]:
         "STRIPE_WEBHOOK_SECRET": "whsec_tests",
         **stand_ins.environment,
     }
+
+
+@pytest.fixture
+def environment(database_url: str, stand_ins: StandIns) -> dict[str, str]:
+    """What a process of the service is started with."""
+    return environment_of(database_url, stand_ins)
 
 
 @pytest.fixture

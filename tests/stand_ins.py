@@ -75,6 +75,10 @@ class StandIns:
         """Make a stand-in fail; see the control API for the options."""
         self.control("faults", service=service, kind=kind, **options)
 
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that are still to happen."""
+        return list(self.session.get(f"{self.url}/_sandbox/faults", timeout=30).json()["faults"])
+
     def new_run(self) -> str:
         """A run of the caller's own; the value is its id."""
         body = {"clerkOrgId": "org_1", "appId": "shop", "serviceName": "caller", "taskName": "order"}
@@ -98,6 +102,11 @@ class StandIns:
 
     def state(self) -> dict[str, Any]:
         return dict(self.session.get(f"{self.url}/_sandbox/state", timeout=30).json())
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events of all accounts, those of each account the oldest first."""
+        accounts = self.state()["accounts"].values()
+        return [event for account in accounts for event in reversed(account["objects"]["event"])]
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """The runs by id."""

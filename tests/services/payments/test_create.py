@@ -1,11 +1,9 @@
 """The steps under concurrency, over HTTP to two processes."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import requests
 from sqlalchemy import Connection, text
 
 from tests.factories import checkout, intent
@@ -14,17 +12,6 @@ from tests.web import WebProcess
 
 THREADS = 50
 EFFECTS = {"/checkout/create": "checkout.session.create", "/payment-intent/create": "payment_intent.create"}
-
-
-def until_answered(web: WebProcess, path: str, body: dict[str, Any], key: str) -> requests.Response:
-    """What a caller does: it waits as it is told to, and tries again."""
-    ends_at = time.monotonic() + 60
-    while True:
-        response = web.post(path, body, **{"Idempotency-Key": key})
-        if response.status_code not in (409, 503):
-            return response
-        assert time.monotonic() < ends_at, response.text
-        time.sleep(int(response.headers["Retry-After"]) / 10)
 
 
 class TestOneIdempotencyKey:
@@ -36,7 +23,7 @@ class TestOneIdempotencyKey:
         stand_ins.fault("stripe", "delay", seconds=0.3)
 
         with ThreadPoolExecutor(THREADS) as threads:
-            answers = list(threads.map(lambda _: until_answered(web, path, body, "once"), range(THREADS)))
+            answers = list(threads.map(lambda _: web.post_until_answered(path, body, "once"), range(THREADS)))
 
         assert {answer.status_code for answer in answers} == {200}
         assert all(answer.json() == answers[0].json() for answer in answers)
