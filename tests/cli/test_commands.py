@@ -36,6 +36,7 @@ LINES = {
     "reconcile": ["reconcile"],
     "payments show": ["payments", "show", str(UUID(int=1))],
     "payments stuck": ["payments", "stuck"],
+    "payments refund": ["payments", "refund", str(UUID(int=1))],
     "events replay": ["events", "replay", "--since", "2026-03-01"],
     "events unreadable": ["events", "unreadable"],
     "keys create": ["keys", "create", "--app", "shop"],

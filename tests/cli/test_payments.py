@@ -1,6 +1,7 @@
 """`flask payments`: one payment, and those that are stuck."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from tests.cli import Run
 from tests.factories import intent
+from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event, paid_intent
 
 
@@ -75,7 +77,7 @@ class TestShow:
     def test_it_prints_one_object_as_json(self, flask: Run, paid: dict[str, Any]) -> None:
         shown = json.loads(flask("payments", "show", paid["paymentId"], "--json").stdout)
 
-        assert list(shown) == ["payment", "operation", "run", "events"]
+        assert list(shown) == ["payment", "operation", "run", "actions", "events"]
         assert (shown["payment"]["id"], shown["operation"]["step"]) == (paid["paymentId"], "finished")
         assert "payment_intent.succeeded" in [each["type"] for each in shown["events"]]
 
@@ -115,3 +117,32 @@ class TestStuck:
         result = flask("payments", "stuck")
         assert (result.stdout, result.exit_code) == ("No payment is stuck.\n", 0)
         assert flask("payments", "stuck", "--json").stdout == ""
+
+
+class TestRefund:
+    @pytest.fixture
+    def payment_id(self, client: FlaskClient, stand_ins: StandIns) -> str:
+        made = client.post("/payment-intent/create", json=intent()).json
+        stand_ins.control(f"intents/{made['paymentIntentId']}/pay")
+        return str(made["paymentId"])
+
+    def test_it_refunds_once_for_a_key(self, flask: Run, stand_ins: StandIns, payment_id: str) -> None:
+        first = flask("payments", "refund", payment_id, "--amount", 500)
+        key = first.stderr.split()[-1]
+        again = flask("payments", "refund", payment_id, "--amount", 500, "--idempotency-key", key)
+
+        assert re.fullmatch(r"refund re_\w+: 500 usd, succeeded\n", first.stdout)
+        assert (first.exit_code, again.exit_code, again.stdout) == (0, 0, first.stdout)
+        assert stand_ins.effects().count("refund.create") == 1
+        (action,) = json.loads(flask("payments", "show", payment_id, "--json").stdout)["actions"]
+        assert (action["kind"], action["step"], action["idempotency_key"]) == ("refund", "finished", key)
+
+    def test_it_says_what_stripe_says(self, flask: Run, payment_id: str) -> None:
+        assert flask("payments", "refund", payment_id).exit_code == 0
+        refused = flask("payments", "refund", payment_id)
+        assert refused.exit_code == 1
+        assert "has already been refunded. (charge_already_refunded)" in refused.stderr
+
+    def test_it_says_that_there_is_no_such_payment(self, flask: Run) -> None:
+        result = flask("payments", "refund", uuid.uuid4())
+        assert (result.exit_code, result.stderr) == (1, "Error: Payment not found\n")

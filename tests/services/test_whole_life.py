@@ -100,6 +100,29 @@ class WholeLife(RuleBasedStateMachine):
         self.keys[key] = (path, body)
         self.remember(key, self.client.post(path, json=body, headers={"Idempotency-Key": key}))
 
+    @rule(
+        pick=st.integers(0, 99),
+        action=st.sampled_from(["refund", "capture", "cancel"]),
+        amount=st.none() | st.integers(1, 3000),
+    )
+    def ask_to_act(self, pick: int, action: str, amount: int | None) -> None:
+        """The caller wants something done with a payment; Stripe says whether it can be."""
+        made = [each["paymentId"] for key, each in sorted(self.answers.items()) if self.keys[key][0] in PATHS]
+        if made:
+            self.stand_ins.control("clock", advance=1)
+            payment_id = made[pick % len(made)]
+            app_id = next(
+                self.keys[key][1]["appId"] for key, each in self.answers.items() if each["paymentId"] == payment_id
+            )
+            body = (
+                {"appId": app_id}
+                if amount is None or action == "cancel"
+                else {"appId": app_id, "amountInCents": amount}
+            )
+            key, path = f"key-{len(self.keys)}", f"/payments/{payment_id}/{action}"
+            self.keys[key] = (path, body)
+            self.remember(key, self.client.post(path, json=body, headers={"Idempotency-Key": key}))
+
     @rule(pick=st.integers(0, 99))
     def retry(self, pick: int) -> None:
         if self.keys:
@@ -108,7 +131,8 @@ class WholeLife(RuleBasedStateMachine):
             self.remember(key, self.client.post(path, json=body, headers={"Idempotency-Key": key}))
 
     def remember(self, key: str, response: Any) -> None:
-        assert response.status_code in (200, 409, 502, 503, 504), response.json
+        of_action = self.keys[key][0] not in PATHS
+        assert response.status_code in (200, 409, 502, 503, 504, *([400] if of_action else [])), response.json
         if response.status_code == 200:
             assert response.json == self.answers.setdefault(key, response.json)
 

@@ -355,7 +355,10 @@ def _receipt(facts: Facts, charge_id: str | None) -> str | None:
 
 
 def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
-    """What went back, by charge: its refunds that succeeded, or what the charge says where that is more."""
+    """What went back, by charge: its refunds that have not come back, or what the charge says where that is more.
+
+    One that is pending is among them: the charge counts it as soon as it is made, and the app can't give it twice.
+    """
     by_charge: dict[str | None, list[Refund]] = {}
     for refund in refunds:
         charge_id = refund.stripe_charge_id or _succeeded_charge(facts, refund.stripe_payment_intent_id)
@@ -366,7 +369,7 @@ def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
     failed = _failed_refunds(facts)
     return sum(
         max(
-            sum(refund.amount_in_cents for refund in by_charge.get(charge_id, ()) if refund.status == "succeeded"),
+            sum(refund.amount_in_cents for refund in by_charge.get(charge_id, ()) if not refund.has_come_back),
             _refunded_by_charge(charges.get(charge_id, []), by_charge.get(charge_id, []), failed),
         )
         for charge_id in by_charge.keys() | charges

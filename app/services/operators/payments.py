@@ -52,6 +52,21 @@ _EVENTS = Batch(
     .order_by(StripeEvent.created, StripeEvent.id)
     .limit(MAX_SHOWN)
 )
+_ACTIONS = Batch(
+    select(
+        Operation.created_at,
+        Operation.kind,
+        Operation.id,
+        Operation.idempotency_key,
+        Operation.step,
+        Operation.answer_status,
+        Operation.answer,
+        Operation.tracking_error,
+    )
+    .where(Operation.payment_id == bindparam("payment_id"), Operation.id != Operation.payment_id)
+    .order_by(Operation.created_at, Operation.id)
+    .limit(MAX_SHOWN)
+)
 _STUCK = Batch(
     select(
         Operation.id,
@@ -69,7 +84,7 @@ _STUCK = Batch(
 
 
 def show_payment(payment_id: uuid.UUID, *, services: Services) -> dict[str, Any]:
-    """A payment's row, its operation, its run, and its events in order.
+    """A payment's row, its operation, its run, what was done with it, and its events in order.
 
     :raises NotFound: when there is no such payment.
     """
@@ -81,8 +96,18 @@ def show_payment(payment_id: uuid.UUID, *, services: Services) -> dict[str, Any]
     shown: dict[str, Any] = {
         part: {column.key: row[column.key] for column in columns} for part, columns in parts.items()
     }
-    events = services.database.run(_EVENTS, payment_id=payment_id)
-    return {**shown, "events": [event._asdict() for event in events]}
+    lists = {"actions": _ACTIONS, "events": _EVENTS}
+    for part, query in lists.items():
+        shown[part] = [row._asdict() for row in services.database.run(query, payment_id=payment_id)]
+    return shown
+
+
+def app_of_payment(payment_id: uuid.UUID, *, services: Services) -> str:
+    """The app that a payment is for.
+
+    :raises NotFound: when there is no such payment.
+    """
+    return str(show_payment(payment_id, services=services)["payment"]["app_id"])
 
 
 def list_stuck_operations(*, services: Services) -> list[dict[str, Any]]:
