@@ -190,12 +190,16 @@ class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         while self._coming:
             conn = next(iter(self._coming))
-            if conn.timeout > now and self._coming_bytes <= MAX_COMING_BYTES:
+            if conn.timeout > now and not self._is_full():
                 break
             count_unfinished_request(conn.parser.unreader.part())
             self._drop(conn)
         while self._closing and (conn := next(iter(self._closing))).timeout <= now:
             self._drop(conn)
+
+    def _is_full(self) -> bool:
+        """Whether requests that are still coming take what others need: memory, or the last places for connections."""
+        return self._coming_bytes > MAX_COMING_BYTES or self.nr_conns >= self.worker_connections
 
     def _drop(self, conn: TConn) -> None:
         self._stop_polling(conn)

@@ -27,8 +27,11 @@ from tests.webhooks import sign
 
 THREADS = 4
 LIMIT = 1024 * 1024
+# Of a process: `worker_connections` in app/gunicorn_config.py, which can't be imported without settings.
+CONNECTIONS = 800
 UNFINISHED = "stripe_service_unfinished_requests_total"
 INTENT = json.dumps(intent()).encode()
+NOBODYS = "00000000-0000-4000-8000-000000000000"
 BODIES = {
     CREATE: intent(),
     "/checkout/create": checkout(),
@@ -38,6 +41,10 @@ BODIES = {
     "/products/create": {"appId": "shop", "name": "A thing"},
     "/prices/create": {"appId": "shop"},
     "/coupons/create": {"appId": "shop"},
+    **{f"/payments/{NOBODYS}/{action}": {"appId": "shop"} for action in ("refund", "capture", "cancel")},
+    "/keys/create": {"appId": "shop"},
+    "/keys/rotate": {"keyId": NOBODYS},
+    "/keys/revoke": {"keyId": NOBODYS},
 }
 
 
@@ -184,6 +191,13 @@ def as_chunks(path: str, body: bytes) -> bytes:
     return in_chunks(path, *pieces)
 
 
+class TestFlood:
+    def test_idle_connections_keep_no_place_from_a_request(self, few_threads: WebProcess) -> None:
+        """Fails when the worker waits with new connections until old ones have had their time."""
+        with slow_clients(few_threads, [HALVES["nothing"]] * (CONNECTIONS + 50)):
+            assert requests.get(f"{few_threads.url}/health", timeout=5).ok
+
+
 class TestBody:
     @pytest.mark.parametrize("send", [as_told, as_chunks])
     @pytest.mark.parametrize("path", BODIES)
@@ -203,7 +217,8 @@ class TestBody:
 
     def test_every_route_that_takes_one_is_tried(self, app: Flask) -> None:
         rules = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
-        assert {rule.replace("<app_id>", "shop") for rule in rules} == set(BODIES)
+        filled = {rule.replace("<app_id>", "shop").replace("<payment_id>", NOBODYS) for rule in rules}
+        assert filled == set(BODIES)
 
     def test_it_is_refused_on_a_route_that_takes_none(self, few_threads: WebProcess) -> None:
         too_long = in_chunks("/health", bytes(LIMIT + 1)).replace(b"POST", b"GET", 1)

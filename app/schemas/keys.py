@@ -1,5 +1,7 @@
 """Keys of apps: the bodies and the answers of their routes."""
 
+from typing import ClassVar
+
 from marshmallow.fields import AwareDateTime, Boolean, Integer, List, Nested, String
 from marshmallow.validate import OneOf, Range
 
@@ -14,6 +16,8 @@ UTC_TIME = {"description": "ISO 8601 in UTC."}
 
 class KeyCreateSchema(RequestSchema):
     """A key to make."""
+
+    document: ClassVar = {"example": {"appId": "shop", "name": "billing"}}
 
     app_id = AppId(required=True, metadata={"description": "The app that the key is for."})
     name = Text(max_length=200, metadata={"description": "For people: who has it.", "example": "billing"})
@@ -30,6 +34,8 @@ class KeyCreateSchema(RequestSchema):
 class KeyRotateSchema(RequestSchema):
     """A key to put another in the place of."""
 
+    document: ClassVar = {"example": {"keyId": "83931d55-87f1-4ef4-92ef-2ff99f57485c"}}
+
     key_id = Text(required=True, max_length=36, metadata=KEY_ID)
     overlap_hours = Integer(
         load_default=24,
@@ -41,6 +47,8 @@ class KeyRotateSchema(RequestSchema):
 
 class KeyRevokeSchema(RequestSchema):
     """A key to refuse from now on."""
+
+    document: ClassVar = {"example": {"keyId": "83931d55-87f1-4ef4-92ef-2ff99f57485c"}}
 
     key_id = Text(required=True, max_length=36, metadata=KEY_ID)
 

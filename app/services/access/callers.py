@@ -126,13 +126,16 @@ class Callers:
         :raises TooManyWrongKeys: while that lasts.
         :raises OperationalError: when only the database can tell, and doesn't.
         """
+        # What has another form can't be an app's key, so nothing is looked at for it.
+        if not _KEY.fullmatch(key):
+            return None
         digest = hash_of(key)
         with self._lock:
             if (caller := self._known.get(digest)) is not None:
                 return caller
             if digest not in self._once_known:
                 self._wrong_keys.check(address)
-            is_unknown = digest in self._unknown or not _KEY.fullmatch(key)
+            is_unknown = digest in self._unknown
         caller = None if is_unknown else self._ask(digest)
         with self._lock:
             if caller is None:

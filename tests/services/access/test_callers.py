@@ -144,7 +144,7 @@ class TestWrongKeys:
         """Fails when wrong keys aren't counted."""
         waits = []
         for number in range(20):
-            answer = client.get("/status/x", headers={"X-API-Key": f"wrong{number}"})
+            answer = client.get("/status/x", headers={"X-API-Key": f"ss_{number:043}"})
             waits.append(int(answer.headers.get("Retry-After", 0)))
             if answer.status_code == 429:
                 assert answer.json["code"] == "too_many_wrong_keys"
@@ -158,10 +158,10 @@ class TestWrongKeys:
         known, new = (new_key(services)["key"] for _ in range(2))
         assert client.get("/status/x", headers={"X-API-Key": known}).status_code == 404
         for number in range(callers.FREE_WRONG_KEYS):
-            client.get("/status/x", headers={"X-API-Key": f"wrong{number}"})
+            client.get("/status/x", headers={"X-API-Key": f"ss_{number:043}"})
         clock.advance(KEPT_SECONDS)
         for number in range(20):
-            client.get("/status/x", headers={"X-API-Key": f"wrong{number}"})
+            client.get("/status/x", headers={"X-API-Key": f"ss_{number:043}"})
 
         assert client.get("/status/x", headers={"X-API-Key": known}).status_code == 404
         assert client.get("/status/x").status_code == 404
