@@ -36,7 +36,7 @@ class KeyRotateSchema(RequestSchema):
 
     document: ClassVar = {"example": {"keyId": "83931d55-87f1-4ef4-92ef-2ff99f57485c"}}
 
-    key_id = Text(required=True, max_length=36, metadata=KEY_ID)
+    key_id = Text(required=True, min_length=1, max_length=36, metadata=KEY_ID)
     overlap_hours = Integer(
         load_default=24,
         strict=True,
@@ -50,7 +50,7 @@ class KeyRevokeSchema(RequestSchema):
 
     document: ClassVar = {"example": {"keyId": "83931d55-87f1-4ef4-92ef-2ff99f57485c"}}
 
-    key_id = Text(required=True, max_length=36, metadata=KEY_ID)
+    key_id = Text(required=True, min_length=1, max_length=36, metadata=KEY_ID)
 
 
 class KeyListQuerySchema(RequestSchema):
