@@ -15,6 +15,14 @@ from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 
 KIND_OF_OBJECT = {"checkout.session": "stripe_checkout_session_id", "payment_intent": "stripe_payment_intent_id"}
+# What the stand-in calls the execution of an action.
+EFFECTS = {
+    "refund.create": "refund",
+    "payment_intent.capture": "capture",
+    "payment_intent.cancel": "cancel",
+    "checkout.session.expire": "cancel",
+}
+ENDED = ("canceled", "expired")
 
 
 def made_by_us(stand_ins: StandIns) -> dict[str, list[dict[str, Any]]]:
@@ -32,7 +40,7 @@ def made_by_us(stand_ins: StandIns) -> dict[str, list[dict[str, Any]]]:
 
 
 def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
-    """At most one Stripe object a payment, known to its row; its cost once; every run of ours ended."""
+    """At most one Stripe object a payment, known to its row; its cost once; each run ended; each action once."""
     payments = {
         str(row.id): row for row in db.execute(text("SELECT payments.*, step FROM payments JOIN operations USING (id)"))
     }
@@ -54,6 +62,54 @@ def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
     for row in payments.values():
         if row.run_id in ours:
             assert ours[row.run_id]["status"] == ("failed" if row.status == "rejected" else "completed")
+    assert_actions_balanced(db, stand_ins)
+
+
+def assert_actions_balanced(db: Connection, stand_ins: StandIns) -> None:
+    """Each refund, capture and cancel that was answered is done at Stripe, once; what was not answered isn't done.
+
+    A capture or a cancel is also done where others had brought the object to the state that was wanted.
+    """
+    actions = db.execute(text("SELECT * FROM operations WHERE kind IN ('refund', 'capture', 'cancel')")).all()
+    assert [action.id for action in actions if action.step != "finished"] == []
+    done = {str(action.id): action for action in actions if action.answer_status == 200}
+    executed = executed_actions(stand_ins)
+    doubled = [operation_id for operation_id, kinds in executed.items() if len(kinds) != 1]
+    assert (doubled, executed.keys() - done.keys()) == ([], set())
+    assert {operation_id: [done[operation_id].kind] for operation_id in executed} == executed
+    answered = {key: action.answer["refund_id"] for key, action in done.items() if action.kind == "refund"}
+    assert refunds_by_us(stand_ins) == {operation_id: [refund_id] for operation_id, refund_id in answered.items()}
+    objects = {each["id"]: each for kind in KIND_OF_OBJECT for each in objects_of(stand_ins, kind)}
+    for action in done.values():
+        shown = objects.get(action.request.get("session_id") or action.request["payment_intent_id"], {})
+        if action.kind == "capture":
+            captured = (shown["status"], shown["amount_received"])
+            assert captured == ("succeeded", action.answer["amount_received_in_cents"])
+        elif action.kind == "cancel":
+            assert shown["status"] in ENDED
+
+
+def objects_of(stand_ins: StandIns, kind: str) -> list[dict[str, Any]]:
+    """Stripe's objects of a kind, in all accounts."""
+    return [each for account in stand_ins.state()["accounts"].values() for each in account["objects"].get(kind, [])]
+
+
+def refunds_by_us(stand_ins: StandIns) -> dict[str, list[str]]:
+    """The ids of Stripe's refunds by the operation that their metadata names."""
+    made = defaultdict(list)
+    for refund in objects_of(stand_ins, "refund"):
+        if operation_id := (refund["metadata"] or {}).get("operationId"):
+            made[operation_id].append(refund["id"])
+    return dict(made)
+
+
+def executed_actions(stand_ins: StandIns) -> dict[str, list[str]]:
+    """The kinds of what Stripe executed of each operation about a payment, by the ledger."""
+    executed = defaultdict(list)
+    for entry in stand_ins.ledger("stripe"):
+        if entry["effect"] in EFFECTS and not entry["replayed"] and entry["idempotencyKey"]:
+            executed[entry["idempotencyKey"].rpartition(":")[0]].append(EFFECTS[entry["effect"]])
+    return dict(executed)
 
 
 def assert_actions_balanced(db: Connection, stand_ins: StandIns) -> None:

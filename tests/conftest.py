@@ -88,6 +88,14 @@ def app(settings: Settings) -> Iterator[Flask]:
 
 
 @pytest.fixture
+def dying(settings: Settings) -> Iterator[Flask]:
+    """The application of children that are killed; the parent never uses it."""
+    application = create_app(settings)
+    yield application
+    dispose(application)
+
+
+@pytest.fixture
 def services(app: Flask) -> Services:
     found = app.extensions[EXTENSION_KEY]
     assert isinstance(found, Services)

@@ -11,28 +11,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
-from app import create_app
-from app.config import Settings
 from app.services import Services
 from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
 from app.services.reconciliation.waiting_events import rejoin_waiting_events
 from tests.books import assert_balanced, end_orphan_runs_at_once
 from tests.crashing import dies_in
-from tests.databases import dispose, empty
+from tests.databases import empty
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event, paid_intent
 
 MOST_POINTS = 60
-
-
-@pytest.fixture
-def dying(settings: Settings) -> Iterator[Flask]:
-    """The application of the children that die."""
-    application = create_app(settings)
-    yield application
-    dispose(application)
 
 
 @dataclass
