@@ -294,7 +294,11 @@ def _look_for_object(
         advance(services, _EXTEND, operation, lease=lease_of(services))
         return extended
 
-    made = kind.find(operation, services, extend)
+    try:
+        made = kind.find(operation, services, extend)
+    except StripeRefusal as refusal:
+        # The account of the app's key has no such object: what was done with it elsewhere can't be seen.
+        raise _Stuck(refusal.sentence) from refusal
     context = extend()
     if made is not None:
         take(operation, kind, made, services, context)

@@ -245,6 +245,21 @@ def _look_at_target(operation: HeldOperation, services: Services, new_context: N
     return services.stripe.retrieve(resource, operation.app_id, target_id, new_context())
 
 
+_list_refunds = find_made(
+    REFUNDS,
+    mark="operationId",
+    among=lambda operation: {"payment_intent": operation.request["payment_intent_id"]},
+)
+
+
+def _find_refund(operation: HeldOperation, services: Services, new_context: NewContext) -> Refund | None:
+    made = _list_refunds(operation, services, new_context)
+    if made is None:
+        # That there is none is told only by the account that has the intent.
+        _look_at_target(operation, services, new_context)
+    return made
+
+
 def _find_captured(operation: HeldOperation, services: Services, new_context: NewContext) -> Target | None:
     intent = _look_at_target(operation, services, new_context)
     wanted = operation.request.get("amount_in_cents")
@@ -307,11 +322,7 @@ REFUND: Kind[Refund] = Kind(
     resolve=_resolve_refund,
     params=_refund_params,
     ask=create_at(REFUNDS),
-    find=find_made(
-        REFUNDS,
-        mark="operationId",
-        among=lambda operation: {"payment_intent": operation.request["payment_intent_id"]},
-    ),
+    find=_find_refund,
     fact=_tell_refund,
     answer=_answer_refund,
     accept=_ACCEPT,
