@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.models import PaymentKind
 from app.services.events.projection import Projection, project
-from app.services.events.stripe_event import Event, answer_event
+from app.services.events.stripe_event import Event, answer_event, type_of_state
 from tests.stripe_shapes import (
     CURRENCY,
     ApiVersion,
@@ -74,6 +74,7 @@ class Life:
     all_disputes: list[Dispute] = field(default_factory=list)
     all_charges: list[Charge] = field(default_factory=list)
     charge_count: int = 0
+    told_count: int = 0
     # What the session said last of its payment.
     session_payment_status: str = "unpaid"
     # The life as it was each time that somebody looked.
@@ -116,7 +117,7 @@ class Life:
 
     def tell(self, kind: str, stripe_object: dict[str, Any]) -> None:
         """Stripe makes an event; ids are in no order."""
-        number = len(self.events)
+        number, self.told_count = self.told_count, self.told_count + 1
         self.events.append(Event(f"evt_{(number * 7919) % 1000:03}_{number}", kind, self.now, stripe_object))
 
     def answer(self, kind: str, stripe_object: dict[str, Any], *, now: bool = True) -> None:
@@ -175,6 +176,48 @@ class Life:
 
     def tell_dispute(self, dispute: Dispute, kind: str) -> None:
         self.tell(f"charge.dispute.{kind}", dispute_shape(dispute))
+
+    # What callers have done, each when it can be.
+
+    def ask_refund(self, amount: int, *, lost: bool, **options: Any) -> None:
+        """A caller gives money back. The answer names the refund in every version: it is in the service's own."""
+        before, known = len(self.events), self.all_refunds
+        self.refund(amount, **options)
+        for refund in self.all_refunds:
+            if refund not in known:
+                self.named_refunds[refund.id] = refund
+                self.answer("refund.created", refund_shape(refund), before, created=None, lost=lost)
+
+    def ask_capture(self, part: int, *, lost: bool, late: int) -> None:
+        """A caller takes what is held."""
+        before = len(self.events)
+        self.capture(part)
+        self.answer_state(intent_shape(ApiVersion.PINNED, self.intent, invoice_id=None), before, lost=lost, late=late)
+
+    def ask_cancel(self, *, lost: bool, late: int) -> None:
+        """A caller gives up an intent, what it holds, or an open page."""
+        before = len(self.events)
+        if self.is_checkout and not self.session_is_complete:
+            self.expire()
+            shown = {"id": SESSION, "object": "checkout.session", "amount_total": self.amount, "status": "expired"}
+            shape: dict[str, Any] = shown | {"currency": self.currency, "payment_intent": None, "subscription": None}
+        else:
+            self.cancel()
+            shape = intent_shape(ApiVersion.PINNED, self.intent, invoice_id=None)
+        self.answer_state(shape, before, lost=lost, late=late)
+
+    def answer_state(self, shape: dict[str, Any], before: int, *, lost: bool, late: int) -> None:
+        """An answer that shows a state, which recovery may see only hours later, by a clock of its own."""
+        told = type_of_state(shape)
+        if told and len(self.events) > before:
+            self.answer(told, shape, before, created=self.now + late, lost=lost)
+
+    def answer(self, told: str, shape: dict[str, Any], before: int, *, created: int | None, lost: bool) -> None:
+        """Stripe answers a caller's request; its own event of that may be lost."""
+        if lost:
+            self.events[before:] = [event for event in self.events[before:] if event.type != told]
+        upstream_key = f"{uuid.UUID(int=1000 + self.told_count)}:1"
+        self.events.append(answer_event(upstream_key, told, shape, created=created))
 
     # What may happen, each when it can.
 
@@ -579,6 +622,11 @@ class Life:
         return sum(dispute.held for dispute in self.all_disputes)
 
     @property
+    def lost(self) -> int:
+        """What disputes have taken for good."""
+        return sum(dispute.amount for dispute in self.all_disputes if dispute.status == "lost")
+
+    @property
     def refunds(self) -> dict[str, tuple[int, str]]:
         """The refunds that Stripe has named; 2022-11-15 names none that changes no more after it is made."""
         named = [refund for refund in self.named_refunds.values() if not refund.is_release]
@@ -624,7 +672,11 @@ def _try() -> Choice:
 # More than the authorised amount is an overcapture; less lets go of the rest.
 _captured = st.just(AMOUNT) | st.integers(1, AMOUNT + 1000)
 _increment: Choice = st.integers(1, AMOUNT).map(lambda more: ("increment", (more,), {}))
+_asked = st.fixed_dictionaries({"lost": st.booleans(), "late": st.sampled_from([-2, 0, 1, 20 * 3600])})
+_ask_capture: Choice = st.tuples(_captured, _asked).map(lambda it: ("ask_capture", (it[0],), it[1]))
+_ask_cancel: Choice = _asked.map(lambda options: ("ask_cancel", (), options))
 _capture: Choice = st.one_of(
+    _ask_capture,
     _captured.map(lambda part: ("pay", (part,), {})),
     st.tuples(_captured, st.integers(1, AMOUNT)).map(lambda it: ("capture", (it[0],), {"first": it[1]})),
 )
@@ -632,13 +684,13 @@ _at_once = st.tuples(_plain("pay"))
 _held = st.one_of(
     st.tuples(_plain("authorize"), _capture),
     st.tuples(_plain("authorize"), _increment, _capture),
-    st.tuples(_plain("authorize"), _plain("cancel", "pass_time")),
+    st.tuples(_plain("authorize"), _plain("cancel", "pass_time") | _ask_cancel),
 )
 _slow = st.tuples(_plain("process"), _plain("pay", "fail_later", "fail_later", "pass_time"), _plain("fail", "pay"))
 _free: Choice = st.sampled_from(["paid", "no_payment_required"]).map(lambda it: ("pay_nothing", (it,), {}))
 _reprice: Choice = st.sampled_from([0, AMOUNT - 1000, AMOUNT + 1000]).map(lambda total: ("reprice", (total,), {}))
 _repriced = st.tuples(_reprice, _plain("pay"), _free)
-_given_up = st.tuples(_plain("cancel", "expire", "pass_time"))
+_given_up = st.tuples(_plain("cancel", "expire", "pass_time") | _ask_cancel)
 _parts: Choice = st.integers(1, AMOUNT - 1).map(lambda first: ("pay_in_parts", (first,), {}))
 _settling: Choice = st.booleans().map(lambda outside: ("settle", (), {"outside": outside}))
 _paid_later = st.tuples(_plain("process"), _plain("fail_later"), _plain("pay_invoice_later") | _settling)
@@ -664,12 +716,16 @@ def _after_payment() -> Choice:
         st.tuples(amounts | st.just(AMOUNT + 9000), st.booleans(), which).map(
             lambda it: ("refund", (it[0],), {"pending": it[1], "which": it[2]})
         ),
+        st.tuples(amounts | st.just(AMOUNT), st.booleans(), which, st.booleans()).map(
+            lambda it: ("ask_refund", (it[0],), {"pending": it[1], "which": it[2], "lost": it[3]})
+        ),
         st.tuples(which, refund_ends).map(lambda it: ("move_refund", it, {})),
         st.tuples(begins, amounts | st.just(AMOUNT), which).map(lambda it: ("dispute", it[:2], {"which": it[2]})),
         st.tuples(moves, which).map(lambda it: ("move_dispute", it, {})),
         st.booleans().map(lambda paid: ("renew", (), {"paid": paid})),
         which.map(lambda it: ("touch", (it,), {})),
         _plain("fail", "cancel", "pass_time", "expire"),
+        _ask_cancel,
     )
 
 

@@ -63,7 +63,7 @@ def expected_of(life: Life, *, every_refund: bool = False) -> dict[str, Any]:
         "received": life.received,
         "refunded": life.refunded,
         "disputed": life.disputed,
-        "lost": sum(dispute.amount for dispute in life.all_disputes if dispute.status == "lost"),
+        "lost": life.lost,
         "counts": (life.success_count, life.failures, len(refunds), len(life.disputes)),
         "successes": by_intent or ({(None, None, life.received, None)} if life.paid else set()),
         "failures": sorted(life.failure_codes),
