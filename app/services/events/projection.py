@@ -355,9 +355,9 @@ def _receipt(facts: Facts, charge_id: str | None) -> str | None:
 
 
 def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
-    """What went back, by charge: its refunds that have not come back, or what the charge says where that is more.
+    """What went back, by charge: its refunds that haven't come back, or what the charge says where that is more.
 
-    One that is pending is among them: the charge counts it as soon as it is made, and the app can't give it twice.
+    A pending one counts: the charge shows it as refunded from the beginning.
     """
     by_charge: dict[str | None, list[Refund]] = {}
     for refund in refunds:

@@ -208,6 +208,22 @@ class TestProject:
         assert projection.state.amount_received_in_cents >= 0
 
 
+class TestAnswers:
+    """What Stripe answered to a caller, as a fact of ours."""
+
+    def test_a_pending_refund_counts_before_and_after_its_events(self) -> None:
+        """The charge shows it as refunded from the beginning: the events that follow the answer change nothing."""
+        told = {}
+        for lost in (True, False):
+            life = Life(PaymentKind.PAYMENT_INTENT)
+            life.pay()
+            life.ask_refund(1000, pending=True, lost=lost)
+            told[lost] = life.projection_of(life.events).state
+
+        assert (told[True].status, told[True].amount_refunded_in_cents) == ("partially_refunded", 1000)
+        assert told[True] == told[False]
+
+
 def intent_event(kind: str, *, created: int = BORN_AT + 1, event_id: str = "evt_1", **fields: Any) -> Event:
     shape = {"id": INTENT, "object": "payment_intent", "amount": AMOUNT, "currency": "usd"}
     return Event(event_id, f"payment_intent.{kind}", created, shape | fields)
