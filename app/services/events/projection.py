@@ -300,7 +300,9 @@ def _successes(facts: Facts) -> tuple[Success, ...]:
 
 
 def _intent_success(facts: Facts, intent_id: str, events: list[Event]) -> Success:
-    told = last(event for event in events if event.type == INTENT_SUCCEEDED) or max(events, key=order)
+    succeeded = [event for event in events if event.type == INTENT_SUCCEEDED]
+    # Ours may be dated by when we looked.
+    told = last(event for event in succeeded if not event.is_ours) or last(succeeded) or max(events, key=order)
     charge_id = id_of(told.object.get("latest_charge")) or _succeeded_charge(facts, intent_id)
     return Success(
         id=intent_id,

@@ -95,6 +95,11 @@ class Event:
         """Whether it tells what an object was when we read it, and not when that came to be."""
         return self.id.startswith(OBJECT_PREFIX)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether we have made it, of an answer or of an object that we read."""
+        return self.is_snapshot or self.id.startswith(ANSWER_PREFIX)
+
 
 def parse_event(body: bytes) -> Event:
     """Read an event as Stripe sent it.

@@ -223,6 +223,16 @@ class TestAnswers:
         assert (told[True].status, told[True].amount_refunded_in_cents) == ("partially_refunded", 1000)
         assert told[True] == told[False]
 
+    @pytest.mark.parametrize(("lost", "seconds"), [(True, 20 * 3600), (False, 0)])
+    def test_stripe_says_when_a_payment_has_succeeded(self, lost: bool, seconds: int) -> None:
+        """An answer that recovery sees much later dates the success only until Stripe tells of it."""
+        life = Life(PaymentKind.PAYMENT_INTENT)
+        life.authorize()
+        life.ask_capture(AMOUNT, lost=lost, late=20 * 3600)
+
+        (success,) = life.projection_of(life.events).successes
+        assert success.created_at.timestamp() == life.now + seconds
+
 
 def intent_event(kind: str, *, created: int = BORN_AT + 1, event_id: str = "evt_1", **fields: Any) -> Event:
     shape = {"id": INTENT, "object": "payment_intent", "amount": AMOUNT, "currency": "usd"}
