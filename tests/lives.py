@@ -51,8 +51,7 @@ class Life:
 
     `slow` objects tell of one happening in different seconds. `failed_refunds_count` says that a charge's
     `amount_refunded` keeps what came back: Stripe documents neither this nor the contrary, and where every refund is
-    named neither matters. A `free` one costs `amount`: 0 or nothing at all. The app `asks` for what an app can ask for
-    through the service, so that Stripe's answers are facts as well.
+    named neither matters. A `free` one costs `amount`: 0 or nothing at all.
     """
 
     kind: PaymentKind
@@ -60,7 +59,6 @@ class Life:
     version: ApiVersion = ApiVersion.PINNED
     slow: bool = False
     failed_refunds_count: bool = False
-    asks: bool = False
     amount: int | None = AMOUNT
     now: int = BORN_AT
     events: list[Event] = field(default_factory=list)
@@ -119,15 +117,6 @@ class Life:
         """Stripe makes an event; ids are in no order."""
         number, self.told_count = self.told_count, self.told_count + 1
         self.events.append(Event(f"evt_{(number * 7919) % 1000:03}_{number}", kind, self.now, stripe_object))
-
-    def answer(self, kind: str, stripe_object: dict[str, Any], *, now: bool = True) -> None:
-        """Stripe answers the request that did it; where that made an object, it tells when.
-
-        An answer is of the version of the service's own calls, and shows what that version shows.
-        """
-        if self.asks:
-            upstream_key = f"{uuid.UUID(int=1_000 + len(self.events))}:1"
-            self.events.append(answer_event(upstream_key, kind, stripe_object, created=self.now if now else None))
 
     def tell_again(self, number: int) -> None:
         """Tell what an event told, in the same second, by another id."""
@@ -440,7 +429,6 @@ class Life:
         charge.captured = part
         self.tell_charge("captured", charge)
         self.receive(self.intent)
-        self.answer("payment_intent.succeeded", intent_shape(ApiVersion.PINNED, self.intent, invoice_id=None))
         self.release(charge)
 
     def release(self, charge: Charge) -> None:
@@ -508,7 +496,6 @@ class Life:
         self.pass_time()
         self.intent.status, self.intent.capturable = "canceled", 0
         self.tell_intent("canceled")
-        self.answer("payment_intent.canceled", intent_shape(ApiVersion.PINNED, self.intent, invoice_id=None))
         if held and self.intent.charge:
             self.release(self.intent.charge)
         self.status = "canceled"
@@ -518,7 +505,6 @@ class Life:
         if self.is_checkout and not self.session_is_complete and self.status != "expired":
             self.pass_time()
             self.tell_session("expired", payment_status="unpaid", payment_intent=None, subscription=None, invoice=None)
-            self.answer("checkout.session.expired", dict(self.events[-1].object))
             self.status = "expired"
 
     def charge_of(self, which: int) -> Charge | None:
@@ -550,9 +536,6 @@ class Life:
         charge.refunds.append(refund)
         self.tell_refund(refund, is_new=True)
         self.tell_charge_refunded(charge)
-        self.answer("refund.created", refund_shape(refund), now=False)
-        if self.asks:
-            self.named_refunds[refund.id] = refund
         if charge.refunded >= charge.captured:
             self.close_inquiries(charge)
 
@@ -739,7 +722,7 @@ def lives(draw: st.DrawFn, versions: Iterable[ApiVersion] = ApiVersion) -> Life:
     cost = draw(st.sampled_from([AMOUNT] * 6 + [0, None])) if is_checkout else AMOUNT
     is_subscription = is_checkout and draw(st.booleans())
     life = Life(kind, subscription=is_subscription, version=version, slow=draw(st.booleans()), amount=cost)
-    life.failed_refunds_count, life.asks = draw(st.booleans()), draw(st.booleans())
+    life.failed_refunds_count = draw(st.booleans())
     if kind is PaymentKind.PAYMENT_INTENT:
         life.tell_intent("created")
     tried = draw(st.lists(_try(), max_size=3))

@@ -40,7 +40,9 @@ def expected_status(stripe_object: dict[str, Any], account: dict[str, Any]) -> s
     made = {each["id"]: each for each in objects["payment_intent"]}.get(intent_id)
     disputes = [each for each in objects["dispute"] if each["payment_intent"] == intent_id]
     refunds = [each for each in objects["refund"] if each["payment_intent"] == intent_id]
-    refunded = sum(each["amount"] for each in refunds if each["status"] in ("succeeded", "pending"))
+    # What is let go of an authorisation moves no balance: it never was received.
+    given_back = [each for each in refunds if each["status"] == "pending" or each["balance_transaction"]]
+    refunded = sum(each["amount"] for each in given_back if each["status"] in ("succeeded", "pending"))
     if any(each["status"] not in ("won", "warning_closed", "prevented") for each in disputes):
         return "disputed"
     if refunded:

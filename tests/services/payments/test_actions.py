@@ -1,63 +1,17 @@
 """Refund, capture and cancel over HTTP: what Stripe does once, what the caller hears, and what `/status` shows then."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
 from tests.factories import checkout, intent
+from tests.services.payments.conftest import Actor, Json, state_of
 from tests.stand_ins import StandIns
-from tests.webhooks import deliver
+from tests.webhooks import deliver, event, paid_intent
 
-Json = dict[str, Any]
-
-
-class Actor:
-    """A caller, the customer and the bank: what they do with one payment after the other."""
-
-    def __init__(self, client: FlaskClient, stand_ins: StandIns) -> None:
-        self.client, self.stand_ins = client, stand_ins
-        self.told = 0
-
-    def intent(self, action: str | None = None, **changes: Any) -> Json:
-        """A payment by an intent with which the customer has done something."""
-        made = self.client.post("/payment-intent/create", json=intent(**changes)).json
-        if action:
-            self.stand_ins.control(f"intents/{made['paymentIntentId']}/{action}")
-        return dict(made)
-
-    def checkout(self, action: str | None = None, **changes: Any) -> Json:
-        made = self.client.post("/checkout/create", json=checkout(**changes)).json
-        if action:
-            self.stand_ins.control(f"checkout/{made['sessionId']}/{action}")
-        return dict(made)
-
-    def hear(self) -> None:
-        """Deliver every event of Stripe's that was not delivered before."""
-        for account in self.stand_ins.state()["accounts"].values():
-            # The newest is the first.
-            events = account["objects"].get("event", [])[::-1]
-            for each in events[self.told :]:
-                assert deliver(self.client, each).status_code == 200
-            self.told = len(events)
-
-    def act(self, payment: Json, action: str, key: str | None = "key", **body: Any) -> Any:
-        return self.client.post(
-            f"/payments/{payment['paymentId']}/{action}",
-            json={"appId": "shop", **body},
-            headers={"Idempotency-Key": key} if key else {},
-        )
-
-    def status(self, payment: Json) -> Json:
-        return dict(self.client.get(f"/status/{payment['paymentId']}").json)
-
-
-def state_of(shown: Json) -> tuple[Any, ...]:
-    payment = shown["payment"]
-    names = ("status", "amountReceivedInCents", "amountRefundedInCents", "amountReturnedInCents")
-    return tuple(payment[name] for name in names)
+MONTHLY = [{"priceId": "price_sandbox_monthly", "quantity": 1}]
 
 
 class TestRefund:
@@ -150,6 +104,61 @@ class TestRefund:
         assert [action["state"] for action in actor.status(payment)["actions"]] == ["done"]
         keys = [entry["idempotencyKey"] for entry in stand_ins.ledger("stripe") if entry["path"] == "/v1/refunds"]
         assert [key.rpartition(":")[2] for key in keys] == ["1", "2"]
+
+    def test_one_that_is_pending_counts_at_once_and_no_more_when_it_fails(
+        self, actor: Actor, stand_ins: StandIns
+    ) -> None:
+        """Fails when what the answer says and what the charge says later are counted by different rules."""
+        stand_ins.control("accounts", key="sk_test_sandbox_shop", refundStatus="pending")
+        payment = actor.intent("pay")
+        actor.hear()
+        made = actor.act(payment, "refund").json
+        answered = state_of(actor.status(payment))
+        actor.hear()
+
+        assert made["status"] == "pending"
+        assert answered == state_of(actor.status(payment)) == ("refunded", 2000, 2000, 2000)
+        stand_ins.control(f"refunds/{made['refundId']}/fail")
+        actor.hear()
+        assert state_of(actor.status(payment)) == ("succeeded", 2000, 0, 0)
+
+    def test_a_free_checkout_has_nothing_to_refund(
+        self, actor: Actor, stand_ins: StandIns, client: FlaskClient
+    ) -> None:
+        coupon = {"appId": "shop", "percentOff": 100, "duration": "once", "id": "FREE"}
+        assert client.post("/coupons/create", json=coupon).status_code == 200
+        payment = actor.checkout("pay", discounts=[{"coupon": "FREE"}])
+        actor.hear()
+        assert actor.status(payment)["payment"]["status"] == "succeeded"
+        assert actor.act(payment, "refund").json["code"] == "nothing_to_refund"
+
+    def test_a_currency_without_decimals_is_refunded_in_its_own_unit(self, actor: Actor) -> None:
+        payment = actor.intent("pay", currency="jpy", amountInCents=5000)
+        answer = actor.act(payment, "refund", amountInCents=4999).json
+        assert (answer["amountInCents"], answer["currency"]) == (4999, "jpy")
+        refused = actor.act(payment, "refund", "again", amountInCents=2)
+        assert (refused.status_code, refused.json["code"]) == (400, "amount_too_large")
+
+    def test_it_asks_which_of_several_intents_where_more_than_one_has_money_left(self, actor: Actor) -> None:
+        """Two intents have paid the invoice of a subscription."""
+        made = actor.client.post("/checkout/create", json=checkout(mode="subscription", lineItems=MONTHLY)).json
+        links = {"subscription": "sub_1", "invoice": "in_1", "payment_status": "paid", "amount_total": 4000}
+        session = {"id": made["sessionId"], "object": "checkout.session", "currency": "usd", **links}
+        deliver(actor.client, event("checkout.session.completed", session))
+        for intent_id in ("pi_first", "pi_second"):
+            paying = {"id": f"inpay_{intent_id}", "object": "invoice_payment", "invoice": "in_1"}
+            by = {"type": "payment_intent", "payment_intent": intent_id}
+            deliver(actor.client, event("invoice_payment.paid", {**paying, "payment": by}))
+            deliver(actor.client, event("payment_intent.succeeded", paid_intent(intent_id, currency="usd")))
+
+        several = actor.act(made, "refund")
+        assert (several.status_code, several.json["code"]) == (400, "several_payment_intents")
+        assert sorted(several.json["details"]["paymentIntentIds"]) == ["pi_first", "pi_second"]
+        # The stand-in knows neither: that it is asked about the one that was named is enough.
+        named = actor.act(made, "refund", paymentIntentId="pi_second")
+        assert (named.status_code, "pi_second" in named.json["error"]) == (400, True)
+        other = actor.act(made, "refund", "other", paymentIntentId="pi_of_another")
+        assert list(other.json["details"]["fieldErrors"]) == ["paymentIntentId"]
 
 
 class TestCapture:
