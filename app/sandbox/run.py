@@ -195,9 +195,9 @@ def _port(variable: str, value: str) -> int:
 
 def _storage(environment: Mapping[str, str]) -> dict[str, str]:
     """Return where the data goes that isn't told where to go; the database is started for it."""
-    storage = {"SANDBOX_DATA": str(postgres.checkout_directory() / "sandbox.json")}
+    storage = {"SANDBOX_DATA": str(postgres.sandbox_directory() / "sandbox.json")}
     if DATABASE_URL not in environment:
-        storage[DATABASE_URL] = postgres.start("development")
+        storage[DATABASE_URL] = postgres.start(postgres.DEVELOPMENT)
     return storage
 
 

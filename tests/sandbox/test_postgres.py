@@ -40,6 +40,7 @@ import sys, psycopg2
 from app.sandbox import postgres
 psycopg2.connect(postgres.start(sys.argv[1])).cursor().execute("SELECT pg_sleep(0.02)")
 """
+FORGET = "import sys; from app.sandbox import postgres; postgres.forget(sys.argv[1])"
 STOP = "import sys; from app.sandbox import postgres; postgres.stop(sys.argv[1])"
 
 Use = Callable[..., subprocess.Popen[str]]
@@ -59,6 +60,27 @@ def temporary() -> Iterator[Path]:
     for name in ("tests", "development"):
         run(STOP, name, directory)
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def used_project(temporary: Path) -> Path:
+    """A checkout, deep in a folder that only its owner may pass, of which the server of development keeps 42."""
+    (temporary / "private").mkdir(mode=0o700)
+    project = temporary / "private" / ("deep" * 30)
+    (project / "app/sandbox").mkdir(parents=True)
+    shutil.copy(postgres.__file__, project / "app/sandbox")
+    with spawn(USE, "development", project, temporary=temporary) as process:
+        query(url_of(process), "CREATE TABLE kept AS SELECT 42 AS answer")
+    return project
+
+
+@pytest.fixture
+def project(used_project: Path) -> Iterator[Path]:
+    """A copy of that checkout."""
+    project = used_project.with_name("copy")
+    shutil.copytree(used_project, project)
+    yield project
+    shutil.rmtree(project)
 
 
 @pytest.fixture
@@ -110,13 +132,24 @@ def setting(url: str, name: str) -> object:
     return query(url, f"SELECT current_setting('{name}')")
 
 
+def pid_files(directory: Path, name: str) -> list[Path]:
+    home = ".sandbox" if name == "development" else "stripe-service-*"
+    return list(directory.glob(f"{home}/{name}/data-*/postmaster.pid"))
+
+
 def server_pid(directory: Path, name: str = "tests") -> int:
-    (pid_file,) = directory.glob(f"stripe-service-*/{name}/data-*/postmaster.pid")
+    (pid_file,) = pid_files(directory, name)
     return int(pid_file.read_text().split()[0])
 
 
 def is_running(directory: Path, name: str = "tests") -> bool:
-    return any(directory.glob(f"stripe-service-*/{name}/data-*/postmaster.pid"))
+    return bool(pid_files(directory, name))
+
+
+def kept(checkout: Path, *, temporary: Path) -> object:
+    """What the server of development of a checkout keeps."""
+    with spawn(USE, "development", checkout, temporary=temporary) as process:
+        return query(url_of(process), "SELECT answer FROM kept")
 
 
 def modes_of_folders_above(path: Path) -> dict[Path, int]:
@@ -174,15 +207,36 @@ class TestStart:
         assert url_of(use()) == url
         assert query(url, "SELECT 1") == 1
 
-    def test_it_keeps_the_path_of_the_socket_short_when_the_temporary_directory_is_long(self, temporary: Path) -> None:
-        deep = temporary / ("deep" * 20)
-        deep.mkdir(mode=0o755)
-        with spawn(USE, "tests", temporary, temporary=deep) as process:
+    def test_it_keeps_the_path_of_the_socket_short_when_the_project_lies_deep(
+        self, used_project: Path, temporary: Path
+    ) -> None:
+        with spawn(USE, "development", used_project, temporary=temporary) as process:
             url = url_of(process)
             (sockets,) = parse_qs(urlsplit(url).query)["host"]
             assert len(f"{sockets}/.s.PGSQL.5432") <= 100
-            assert query(url, "SELECT 1") == 1
-        shutil.rmtree(Path(sockets).parent)
+            assert query(url, "SELECT answer FROM kept") == 42
+        assert not Path(sockets).parent.exists()
+
+    @pytest.mark.parametrize("killed", [False, True])
+    def test_it_finds_its_data_when_the_project_was_moved(self, project: Path, temporary: Path, killed: bool) -> None:
+        with spawn(USE, "development", project, temporary=temporary) as process:
+            query(url_of(process), "UPDATE kept SET answer = 43")
+            if killed:
+                process.kill()
+        moved = project.rename(project.with_name("moved"))
+        try:
+            assert kept(moved, temporary=temporary) == 43
+            assert not is_running(moved, "development")
+        finally:
+            moved.rename(project)
+
+    def test_it_shares_nothing_with_a_copy_of_the_project(
+        self, used_project: Path, project: Path, temporary: Path
+    ) -> None:
+        with spawn(USE, "development", project, temporary=temporary) as process:
+            query(url_of(process), "UPDATE kept SET answer = 2")
+            assert kept(used_project, temporary=temporary) == 42
+        assert kept(project, temporary=temporary) == 2
 
     def test_it_leaves_the_folders_above_the_data_and_the_wheel_as_they_are(self, use: Use, temporary: Path) -> None:
         wheel = Path(str(distribution(postgres.WHEEL).locate_file(postgres.PROGRAMS)))
@@ -194,7 +248,7 @@ class TestStart:
 
     def test_it_refuses_a_directory_that_is_not_its_own(self, use: Use, temporary: Path) -> None:
         url_of(use())
-        (own,) = temporary.glob("stripe-service-*")
+        own = next(temporary.glob("stripe-service-*/tests")).parent
         trap = temporary / "trap"
         trap.mkdir()
         (trap / own.name).symlink_to(own)
@@ -226,6 +280,16 @@ class TestEndOfUse:
         assert process.stdout.readline() == "the child has ended\n"
 
         assert query(url, "SELECT 1") == 1
+
+
+class TestForget:
+    def test_it_stops_the_server_and_removes_its_data(self, use: Use, temporary: Path) -> None:
+        query(url_of(use("development")), "CREATE TABLE remembered (answer integer)")
+
+        assert run(FORGET, "development", temporary) == (0, "")
+
+        assert not is_running(temporary, "development")
+        assert query(url_of(use("development")), "SELECT to_regclass('remembered')") is None
 
 
 class TestStop:

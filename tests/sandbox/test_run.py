@@ -163,6 +163,14 @@ def spawn(project: Path, variables: dict[str, str]) -> Iterator[Spawn]:
         yield start
 
 
+def copy_of_project(directory: Path) -> Path:
+    """A project with data of its own."""
+    for name in ("app", "migrations", "openapi"):
+        shutil.copytree(ROOT / name, directory / name)
+    shutil.copy(ROOT / "wsgi.py", directory)
+    return directory
+
+
 def free_ports() -> list[int]:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         return [listener.getsockname()[1] for listener in (first, second)]
@@ -386,7 +394,8 @@ class TestRun:
 @pytest.mark.integration
 class TestWholeService:
     def test_it_does_what_its_lines_for_the_shell_promise(self, temporary: Path, spawn: Spawn) -> None:
-        runner = spawn(checkout=ROOT, **dict.fromkeys(UNSET, ""), TMPDIR=str(temporary))
+        checkout = copy_of_project(temporary / "project")
+        runner = spawn(checkout=checkout, **dict.fromkeys(UNSET, ""), TMPDIR=str(temporary))
         runner.wait_until_ready()
         descendants = runner.descendants()
         lines = [line for line in runner.output.splitlines() if "curl" in line]
@@ -399,4 +408,5 @@ class TestWholeService:
         assert status["payment"]["status"] == "checkout_created"
         assert runner.end(signal.SIGINT) == 0
         assert are_gone(descendants)
-        assert not list(temporary.glob("stripe-service-*/development/data-*/postmaster.pid"))
+        assert list(checkout.glob(".sandbox/development/data-*/PG_VERSION"))
+        assert not list(checkout.glob(".sandbox/development/data-*/postmaster.pid"))
