@@ -5,6 +5,7 @@ import ctypes
 import errno
 import http.client
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,8 +13,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -22,12 +23,15 @@ from string import Template
 from dotenv import dotenv_values
 
 from app.config import DATABASE_URL, Settings
-from app.sandbox import postgres
+from app.sandbox import folder, postgres
+from app.sandbox.changes import Changes
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "app.sandbox.service:create_service()"
 READY_SECONDS = 60
 STOP_SECONDS = 40
+# How often files are looked at.
+LOOK_SECONDS = 0.5
 
 DEFAULTS = {
     "HOST": "127.0.0.1",
@@ -49,13 +53,17 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 WELCOME = Template("""
 The service is ready. Create a checkout, create a payment intent, and see what became of the checkout:
 
-PAYMENT_ID=$$(curl -sS -w '\\n' $service/checkout/create -H "X-API-Key: $key" -H "Content-Type: application/json" \
+PAYMENT_ID=$$(curl -sS -w '\\n' $service/checkout/create -H $key -H "Content-Type: application/json" \
 -d '{"appId": "demo", "lineItems": [{"priceId": "$price", "quantity": 1}], \
 "successUrl": "$thanks", "cancelUrl": "$service/"}' \
 | tee /dev/stderr | sed -n 's/.*"paymentId": *"\\([^"]*\\)".*/\\1/p')
-curl -sS -w '\\n' $service/payment-intent/create -H "X-API-Key: $key" -H "Content-Type: application/json" \
+curl -sS -w '\\n' $service/payment-intent/create -H $key -H "Content-Type: application/json" \
 -d '{"appId": "demo", "amountInCents": 1999}'
-curl -sS -w '\\n' $service/status/$$PAYMENT_ID -H "X-API-Key: $key"
+curl -sS -w '\\n' $service/status/$$PAYMENT_ID -H $key
+
+In another terminal, for the commands that the README names, such as `flask payments stuck`:
+
+. $environment
 
 Documentation: $service/docs
 Stand-ins:     $stand_ins
@@ -80,20 +88,27 @@ class Plan:
 def main() -> int:
     """Run until Ctrl-C or a signal that asks for the same, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m app.sandbox.run")
-    parser.add_argument("--reload", action="store_true", help="restart the service when its code changes")
+    parser.add_argument("--reload", action="store_true", help="restart everything when a file changes")
     arguments = parser.parse_args()
     processes = Processes()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: processes.interrupt())
     try:
-        with suppress(KeyboardInterrupt):
-            run(make_plan({**dotenv_values(ROOT / ".env"), **os.environ}), processes, reload=arguments.reload)
-    except (RunError, postgres.PostgresError) as err:
+        plan = make_plan(read_variables())
+        with suppress(KeyboardInterrupt), folder.claimed():
+            try:
+                run(plan, processes, reload=arguments.reload)
+            finally:
+                processes.stop()
+    except (RunError, folder.AlreadyRuns, postgres.PostgresError) as err:
         print(err, file=sys.stderr)
         return 1
-    finally:
-        processes.stop()
     return 0
+
+
+def read_variables() -> dict[str, str | None]:
+    """Return what the environment sets, and the file `.env` of what that doesn't."""
+    return {**dotenv_values(ROOT / ".env"), **os.environ}
 
 
 def make_plan(variables: Mapping[str, str | None]) -> Plan:
@@ -130,31 +145,48 @@ def _require_test_key(stripe_key: str | None) -> None:
         raise RunError("SANDBOX_STRIPE_KEY must be a key of Stripe's test mode: sk_test_... or rk_test_...")
 
 
-def _reloading_web(plan: Plan) -> tuple[str, ...]:
-    """The service without its gunicorn settings: they are a module of `app`, and workers fork with what is imported."""
-    address = f"{plan.environment['HOST']}:{plan.environment['PORT']}"
-    return ("gunicorn", "--reload", "--no-control-socket", "--threads", "32", "--bind", address, SERVICE)
-
-
 def run(plan: Plan, processes: "Processes", *, reload: bool) -> None:
     """Start everything, say how to try it, and go on until a signal or the end of a process.
 
+    :param reload: start everything again when a file of the program changes, and go on when a process ends
     :raises KeyboardInterrupt: when a signal asks for the end.
     :raises RunError: when something can't be started, or ended by itself.
     :raises PostgresError: when the embedded PostgreSQL doesn't start.
     """
     _require_free_ports(plan)
     _require_valid(plan.environment)
-    environment = _storage(plan.environment) | plan.environment
+    changes = Changes(ROOT)
+    environment = with_storage(plan.environment)
     processes.run_to_end("flask db upgrade", "flask", "db", "upgrade", environment=environment)
     if plan.needs_stand_ins:
         processes.start("stand-ins", "app.sandbox.server", environment=environment)
-    web = _reloading_web(plan) if reload else ("gunicorn", "-c", "python:app.gunicorn_config", SERVICE)
-    processes.start("service", *web, environment=environment)
+    processes.start("service", "gunicorn", "-c", "python:app.gunicorn_config", SERVICE, environment=environment)
     processes.start("worker", "flask", "worker", environment=environment)
     _wait_until_ready(plan, processes)
-    print(welcome(plan), flush=True)
-    processes.watch()
+    print(welcome(plan, folder.write_environment(environment)), flush=True)
+    while not reload:
+        processes.watch()
+    _reload_on_change(plan, processes, changes)
+
+
+def _reload_on_change(plan: Plan, processes: "Processes", changes: Changes) -> None:
+    while True:
+        with _saying_what_fails():
+            processes.watch(seconds=LOOK_SECONDS)
+        if changed := changes.since_last_look():
+            print(f"Changed: {', '.join(changed)}. Starting again.", flush=True)
+            processes.restart()
+            with _saying_what_fails():
+                _wait_until_ready(plan, processes)
+                print("Ready again.", flush=True)
+
+
+@contextmanager
+def _saying_what_fails() -> Iterator[None]:
+    try:
+        yield
+    except RunError as err:
+        print(f"{err} The next change of a file starts everything again.", flush=True)
 
 
 def _require_valid(environment: Mapping[str, str]) -> None:
@@ -193,12 +225,15 @@ def _port(variable: str, value: str) -> int:
     return int(value)
 
 
-def _storage(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return where the data goes that isn't told where to go; the database is started for it."""
-    storage = {"SANDBOX_DATA": str(postgres.sandbox_directory() / "sandbox.json")}
+def with_storage(environment: Mapping[str, str]) -> dict[str, str]:
+    """Add where the data goes that isn't told where to go; the database is started for it.
+
+    :raises PostgresError: when the embedded PostgreSQL doesn't start.
+    """
+    storage = {"SANDBOX_DATA": str(folder.data_file())}
     if DATABASE_URL not in environment:
         storage[DATABASE_URL] = postgres.start(postgres.DEVELOPMENT)
-    return storage
+    return storage | dict(environment)
 
 
 def _wait_until_ready(plan: Plan, processes: "Processes") -> None:
@@ -220,24 +255,38 @@ def _answers(url: str) -> bool:
         return False
 
 
-def welcome(plan: Plan) -> str:
-    """Return what to try now: lines for the shell, and pages."""
-    api_key = plan.environment["STRIPE_SERVICE_API_KEY"]
+def welcome(plan: Plan, environment: Path) -> str:
+    """Return what to try now: lines for the shell, and pages.
+
+    :param environment: the file that sets what `flask` needs
+    """
+    api_key = plan.environment["STRIPE_SERVICE_API_KEY"].strip(" ,").partition(",")[0].strip()
     plays_stripe = plan.environment.get("STRIPE_API_BASE") == plan.stand_ins_url
     return WELCOME.substitute(
         service=plan.service_url,
-        key=api_key if api_key == DEFAULTS["STRIPE_SERVICE_API_KEY"] else "$STRIPE_SERVICE_API_KEY",
+        key=shlex.quote(f"X-API-Key: {api_key}"),
         price="price_sandbox" if plays_stripe else "price_...",
         thanks=f"{plan.stand_ins_url}/paid/{{CHECKOUT_SESSION_ID}}" if plays_stripe else f"{plan.service_url}/",
+        environment=shlex.quote(str(environment)),
         stand_ins=f"{plan.stand_ins_url}/" if plan.needs_stand_ins else "none",
     )
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process, and what it takes to start it again."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
 class Ended:
     """The news that a process ended, with its exit status."""
 
-    name: str
+    started: Started
     status: int
 
 
@@ -245,43 +294,55 @@ class Processes:
     """The processes that were started, and the news of them and of signals, in the order in which they come."""
 
     def __init__(self) -> None:
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[Started] = []
         self._news: SimpleQueue[Ended | None] = SimpleQueue()
 
     def interrupt(self) -> None:
         """Have whoever waits for news stop waiting; signal handlers may call it."""
         self._news.put(None)
 
-    def start(self, name: str, module: str, *arguments: str, environment: dict[str, str]) -> None:
-        """Start a Python module. It has a session of its own, so that Ctrl-C reaches it only through `stop`."""
+    def start(self, name: str, *command: str, environment: dict[str, str]) -> None:
+        """Start a Python module. It has a session of its own, so that Ctrl-C reaches it only through `stop`.
+
+        :param command: the module and its arguments
+        """
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", *command],
             cwd=ROOT,
             env=environment,
             start_new_session=True,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
-        self._started.append(process)
-        threading.Thread(target=lambda: self._news.put(Ended(name, process.wait())), daemon=True).start()
+        started = Started(name, command, environment, process)
+        self._started.append(started)
+        threading.Thread(target=lambda: self._news.put(Ended(started, process.wait())), daemon=True).start()
 
-    def run_to_end(self, name: str, module: str, *arguments: str, environment: dict[str, str]) -> None:
+    def run_to_end(self, name: str, *command: str, environment: dict[str, str]) -> None:
         """Run a Python module while no other runs.
 
         :raises RunError: when it fails.
         """
-        self.start(name, module, *arguments, environment=environment)
-        if self._next_news(None) != Ended(name, 0):
+        self.start(name, *command, environment=environment)
+        ended = self._next_news(None)
+        if ended is None or ended.status != 0:
             raise RunError(f"{name} failed.")
         self._started.pop()
 
-    def watch(self, seconds: float | None = None) -> None:
-        """Wait so long, without `seconds` for ever.
+    def restart(self) -> None:
+        """End the processes and start them again."""
+        ended = self._started
+        self.stop()
+        for each in ended:
+            self.start(each.name, *each.command, environment=each.environment)
 
-        :raises RunError: when a process ends by itself.
+    def watch(self, seconds: float | None = None) -> None:
+        """Wait until there is news, at most so long, without `seconds` for ever.
+
+        :raises RunError: when a process ended by itself.
         """
         ended = self._next_news(seconds)
         if ended is not None:
-            raise RunError(f"The {ended.name} ended by itself with status {ended.status}: ending the rest.")
+            raise RunError(f"The {ended.started.name} ended by itself with status {ended.status}.")
 
     def _next_news(self, seconds: float | None) -> Ended | None:
         try:
@@ -290,11 +351,12 @@ class Processes:
             return None
         if news is None:
             raise KeyboardInterrupt
-        return news
+        # A process that `restart` has ended is no news.
+        return news if news.started in self._started else None
 
     def stop(self) -> None:
         """End the processes, the last started first, so that each finds what it needs to the end."""
-        for process in reversed(self._started):
+        for process in (started.process for started in reversed(self._started)):
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
@@ -302,6 +364,7 @@ class Processes:
             # nobody lives any more, Linux says ESRCH, macOS may say EPERM.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+        self._started = []
 
 
 def _end_with_parent() -> None:

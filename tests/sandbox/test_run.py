@@ -1,4 +1,4 @@
-"""The runner, with real processes: fakes for how it starts and ends, and once the whole service."""
+"""The runner, with real processes, which are fakes of those of the service."""
 
 import json
 import os
@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 from app.sandbox.run import ROOT, SERVICE, RunError, make_plan, welcome
 
 RUN = "import sys; from app.sandbox import run; run.STOP_SECONDS = {stop}; sys.exit(run.main())"
+RESET = [sys.executable, "-m", "app.sandbox.reset"]
 REAL = {
     "KEY_SERVICE_URL": "http://keys.test",
     "KEY_SERVICE_API_KEY": "real-keys",
@@ -72,8 +72,10 @@ HTTPServer(("127.0.0.1", int(os.environ["SANDBOX_PORT"])), SimpleHTTPRequestHand
 """,
 }
 
-# Empty counts as not set, also where the project's own .env sets it.
-UNSET = ("STRIPE_SERVICE_DATABASE_URL", "STRIPE_SERVICE_API_KEY", "SANDBOX_STRIPE_KEY", *REAL)
+ENVIRONMENT = Path("/project/.sandbox/environment")
+
+# Of the command line of each process, what tells which it is.
+PARTS = {"app.sandbox.server": "stand-ins", SERVICE: "service", "worker": "worker"}
 
 Spawn = Callable[..., "Runner"]
 
@@ -81,10 +83,12 @@ Spawn = Callable[..., "Runner"]
 class Runner:
     """A started runner, and what it has said so far."""
 
-    def __init__(self, checkout: Path, environment: dict[str, str], *, stop_seconds: int) -> None:
+    def __init__(
+        self, checkout: Path, environment: dict[str, str], *, stop_seconds: int, arguments: Sequence[str]
+    ) -> None:
         self.output = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN.format(stop=stop_seconds)],
+            [sys.executable, "-c", RUN.format(stop=stop_seconds), *arguments],
             cwd=checkout,
             env=environment,
             stdout=subprocess.PIPE,
@@ -93,10 +97,13 @@ class Runner:
         )
 
     def wait_until_ready(self) -> None:
+        self.wait_until_line("Ctrl-C")
+
+    def wait_until_line(self, beginning: str) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output += line
-            if line.startswith("Ctrl-C"):
+            if line.startswith(beginning):
                 return
         raise AssertionError(self.output)
 
@@ -117,21 +124,15 @@ class Runner:
 
 
 @pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A temporary directory that other accounts may pass: where root runs PostgreSQL, it is `nobody` who does."""
-    directory = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with the real runner; all else is fake."""
     for name, text in FAKES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    for name in ("config.py", "sandbox/run.py", "sandbox/postgres.py"):
+    for name in (
+        "config.py",
+        *(f"sandbox/{module}.py" for module in ("run", "folder", "changes", "postgres", "reset")),
+    ):
         shutil.copy(ROOT / "app" / name, tmp_path / "app" / name)
     return tmp_path
 
@@ -154,21 +155,13 @@ def variables(tmp_path: Path) -> dict[str, str]:
 def spawn(project: Path, variables: dict[str, str]) -> Iterator[Spawn]:
     with ExitStack() as ends:
 
-        def start(*, checkout: Path = project, stop_seconds: int = 10, **environment: str) -> Runner:
-            runner = Runner(checkout, variables | environment, stop_seconds=stop_seconds)
+        def start(*, stop_seconds: int = 10, arguments: Sequence[str] = (), **environment: str) -> Runner:
+            runner = Runner(project, variables | environment, stop_seconds=stop_seconds, arguments=arguments)
             ends.enter_context(runner.process)
             ends.callback(runner.process.terminate)
             return runner
 
         yield start
-
-
-def copy_of_project(directory: Path) -> Path:
-    """A project with data of its own."""
-    for name in ("app", "migrations", "openapi"):
-        shutil.copytree(ROOT / name, directory / name)
-    shutil.copy(ROOT / "wsgi.py", directory)
-    return directory
 
 
 def free_ports() -> list[int]:
@@ -260,14 +253,25 @@ class TestMakePlan:
 
 
 class TestWelcome:
-    def test_it_shows_no_api_key_but_its_own(self) -> None:
-        text = welcome(make_plan({"STRIPE_SERVICE_API_KEY": "of-the-person"}))
+    @pytest.mark.parametrize(
+        ("keys", "header"),
+        [
+            ("of-the-person", "'X-API-Key: of-the-person'"),
+            ("new, old", "'X-API-Key: new'"),
+            ("it's $HOME", "'X-API-Key: it'\"'\"'s $HOME'"),
+        ],
+    )
+    def test_it_shows_the_api_key_that_works(self, keys: str, header: str) -> None:
+        text = welcome(make_plan({"STRIPE_SERVICE_API_KEY": keys}), ENVIRONMENT)
 
-        assert "of-the-person" not in text
-        assert 'X-API-Key: $STRIPE_SERVICE_API_KEY"' in text
+        assert text.count(f"-H {header}") == 3
+        assert "sandbox-api-key" not in text
 
     def test_it_names_no_price_of_the_stand_ins_when_stripe_is_real(self) -> None:
-        assert "price_sandbox" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}))
+        assert "price_sandbox" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}), ENVIRONMENT)
+
+    def test_it_quotes_the_path_of_the_environment(self) -> None:
+        assert "\n. '/a b/environment'\n" in welcome(make_plan({}), Path("/a b/environment"))
 
     def test_it_leads_the_customer_to_the_page_of_the_stand_ins_only_when_they_play_stripe(self) -> None:
         assert '"http://127.0.0.1:3012/paid/{CHECKOUT_SESSION_ID}"' in welcome(make_plan({}))
@@ -285,9 +289,7 @@ class TestRun:
         assert runner.end(number) == 0
         assert are_gone(descendants)
 
-    @pytest.mark.parametrize(
-        ("argument", "name"), [("app.sandbox.server", "stand-ins"), (SERVICE, "service"), ("worker", "worker")]
-    )
+    @pytest.mark.parametrize(("argument", "name"), PARTS.items())
     def test_it_ends_the_rest_and_says_why_when_a_process_dies(self, spawn: Spawn, argument: str, name: str) -> None:
         runner = spawn()
         runner.wait_until_ready()
@@ -390,23 +392,86 @@ class TestRun:
         assert runner.wait() == 1
         assert "set SANDBOX_PORT to another" in runner.output
 
+    def test_it_refuses_to_run_twice_in_one_folder(self, spawn: Spawn, variables: dict[str, str]) -> None:
+        first = spawn()
+        first.wait_until_ready()
+        port, sandbox_port = free_ports()
 
-@pytest.mark.integration
-class TestWholeService:
-    def test_it_does_what_its_lines_for_the_shell_promise(self, temporary: Path, spawn: Spawn) -> None:
-        checkout = copy_of_project(temporary / "project")
-        runner = spawn(checkout=checkout, **dict.fromkeys(UNSET, ""), TMPDIR=str(temporary))
+        second = spawn(PORT=str(port), SANDBOX_PORT=str(sandbox_port))
+
+        assert second.wait() == 1
+        assert second.output == f"The sandbox of this folder runs already, as process {first.process.pid}.\n"
+
+    def test_it_writes_what_the_service_reads_for_other_shells_and_for_its_owner_only(
+        self, spawn: Spawn, project: Path, variables: dict[str, str]
+    ) -> None:
+        spawn(STRIPE_SERVICE_API_KEY="it's $HOME", EDITOR="vi").wait_until_ready()
+
+        file = project / ".sandbox/environment"
+        show = ["sh", "-c", f". {file}; env -0; type flask"]
+        shown = subprocess.run(
+            show, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+        ).stdout
+        told = dict(line.split("=", 1) for line in shown.split("\0")[:-1])
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert told["STRIPE_SERVICE_API_KEY"] == "it's $HOME"
+        assert told["STRIPE_SERVICE_DATABASE_URL"] == variables["STRIPE_SERVICE_DATABASE_URL"]
+        assert "EDITOR" not in told
+        assert "flask is a" in shown.split("\0")[-1]
+
+
+class TestReload:
+    """`--reload`: a change of a file starts all of it again."""
+
+    def test_it_starts_everything_again_when_a_file_changes(self, spawn: Spawn, project: Path) -> None:
+        runner = spawn(arguments=["--reload"])
+        runner.wait_until_ready()
+        before = {part: runner.descendant(part) for part in PARTS}
+
+        (project / "app/sandbox/server.py").write_text(FAKES["app/sandbox/server.py"] + "\n")
+        runner.wait_until_line("Ready again.")
+
+        assert "Changed: app/sandbox/server.py. Starting again.\n" in runner.output
+        assert are_gone(list(before.values()))
+        assert {part: runner.descendant(part) for part in PARTS}.keys() == before.keys()
+
+    def test_it_goes_on_when_the_code_is_broken_and_mended(self, spawn: Spawn, project: Path) -> None:
+        runner = spawn(arguments=["--reload"])
+        runner.wait_until_ready()
+
+        (project / "app/sandbox/server.py").write_text("broken(")
+        runner.wait_until_line("The stand-ins ended by itself with status 1.")
+        (project / "app/sandbox/server.py").write_text(FAKES["app/sandbox/server.py"])
+        runner.wait_until_line("Ready again.")
+
+        assert runner.end() == 0
+
+
+class TestReset:
+    def test_it_ends_what_runs_and_forgets_its_data(
+        self, spawn: Spawn, project: Path, variables: dict[str, str]
+    ) -> None:
+        runner = spawn()
         runner.wait_until_ready()
         descendants = runner.descendants()
-        lines = [line for line in runner.output.splitlines() if "curl" in line]
+        (project / ".sandbox/sandbox.json").write_text("{}")
 
-        shell = subprocess.run(["bash", "-ec", "\n".join(lines)], capture_output=True, text=True, timeout=30)
+        reset = subprocess.run(RESET, cwd=project, env=variables, capture_output=True, text=True, timeout=60)
 
-        assert shell.returncode == 0, shell.stderr + runner.output
-        intent, status = map(json.loads, shell.stdout.splitlines())
-        assert intent["success"] is True
-        assert status["payment"]["status"] == "checkout_created"
-        assert runner.end(signal.SIGINT) == 0
+        assert reset.stderr == ""
+        assert reset.returncode == 0
+        assert f"Ending the sandbox, process {runner.process.pid}.\n" in reset.stdout
+        assert runner.wait() == 0
         assert are_gone(descendants)
-        assert list(checkout.glob(".sandbox/development/data-*/PG_VERSION"))
-        assert not list(checkout.glob(".sandbox/development/data-*/postmaster.pid"))
+        assert not (project / ".sandbox/sandbox.json").exists()
+
+    def test_it_ends_no_process_that_has_the_number_of_one_that_was_killed(
+        self, project: Path, variables: dict[str, str]
+    ) -> None:
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            (project / ".sandbox").mkdir()
+            (project / ".sandbox/run.pid").write_text(str(other.pid))
+
+            subprocess.run(RESET, cwd=project, env=variables, timeout=60, check=True)
+
+            assert other.poll() is None
