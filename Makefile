@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 # Tools are run as modules: the scripts beside them name the folder in which .venv was made, and it may have moved.
 PY := $(VENV)/bin/python -m
-PIP_INSTALL := $(PY) pip install --quiet --disable-pip-version-check --require-hashes
+PIP_INSTALL := $(PY) pip install --disable-pip-version-check --require-hashes
 AUDIT := $(PY) pip_audit --disable-pip --progress-spinner off --timeout 3
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 CHROMIUM ?= /usr/bin/chromium
@@ -18,7 +18,12 @@ install: $(VENV)/installed ## Install the locked versions of all dependencies in
 
 $(VENV)/installed: requirements-dev.lock
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --requirement requirements-dev.lock
+	@printf 'Installing %s packages into $(VENV), once: ' "$$(grep -c '^[a-z].*==' requirements-dev.lock)"
+	@{ $(PIP_INSTALL) --requirement requirements-dev.lock || echo "failed"; } | awk ' \
+		/^Collecting / { printf "."; fflush() } \
+		/^Installing / { printf " fetched, unpacking ..."; fflush() } \
+		/^failed$$/ { failed = 1 } \
+		END { print failed ? " failed" : " done"; exit failed }'
 	@touch $@
 
 run: install ## Run everything here: PostgreSQL, the stand-ins, the service and its worker
@@ -55,7 +60,7 @@ bench: install ## Measure each route's CPU, of the service and of PostgreSQL, ne
 
 browser-test: install ## Try every page in Chromium, at two widths: apt-get install chromium, or CHROMIUM=path
 	@test -x "$(CHROMIUM)" || { echo "No browser at $(CHROMIUM): apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
-	$(PIP_INSTALL) --requirement requirements-browser.lock
+	$(PIP_INSTALL) --quiet --requirement requirements-browser.lock
 	CHROMIUM="$(CHROMIUM)" $(PY) pytest tests/browser
 
 client-check: install ## Make clients of the document, in Python and TypeScript, and try them: needs Node.js 20 with npm
