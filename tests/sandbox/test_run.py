@@ -274,8 +274,8 @@ class TestWelcome:
         assert "\n. '/a b/environment'\n" in welcome(make_plan({}), Path("/a b/environment"))
 
     def test_it_leads_the_customer_to_the_page_of_the_stand_ins_only_when_they_play_stripe(self) -> None:
-        assert '"http://127.0.0.1:3012/paid/{CHECKOUT_SESSION_ID}"' in welcome(make_plan({}))
-        assert "/paid/" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}))
+        assert '"http://127.0.0.1:3012/paid/{CHECKOUT_SESSION_ID}"' in welcome(make_plan({}), ENVIRONMENT)
+        assert "/paid/" not in welcome(make_plan({"SANDBOX_STRIPE_KEY": "sk_test_1"}), ENVIRONMENT)
 
 
 class TestRun:
