@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -25,6 +25,10 @@ EXTRA_FACTS = ("upstream", "reason")
 
 # They say at INFO or below what they send and are sent.
 QUIET_LOGGERS = ("stripe", "urllib3", "werkzeug")
+
+# Of a line for a person: what an access line's message says already, and the ids, which are long and come last.
+ACCESS_FACTS = ("method", "route", "status")
+ID_FACTS = ("app", "payment", "run", "requestId")
 
 access_log = logging.getLogger("app.access")
 
@@ -108,11 +112,12 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for a person, with the traceback below it."""
+    """A line for a person: when, how bad, what happened, and then what it was about; the traceback is below it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = [f"{name}={value}" for name, value in _facts_of(record).items()]
-        parts = [f"{_time(record):%H:%M:%S}", record.levelname, record.name, _message(record), *facts]
+        message = _message(record)
+        # In UTC, as are the times on the pages and in answers.
+        parts = [f"{_time(record):%H:%M:%S}", f"{record.levelname:<7}", message, *_unsaid(message, _facts_of(record))]
         line = " ".join(_printable(part) for part in parts)
         error = _error_of(record)
         return line if error is None else f"{line}\n{describe(error)}"
@@ -169,6 +174,14 @@ def _message(record: logging.LogRecord) -> str:
 def _facts_of(record: logging.LogRecord) -> dict[str, object]:
     facts = {**(_facts.get() or {}), **{name: getattr(record, name, None) for name in EXTRA_FACTS}}
     return {name: _fact(value) for name, value in facts.items() if value is not None}
+
+
+def _unsaid(message: str, facts: Mapping[str, object]) -> list[str]:
+    """What the message doesn't say, with the ids last."""
+    said = message.split()
+    unsaid = [name for name, value in facts.items() if name not in ACCESS_FACTS or str(value) not in said]
+    unsaid.sort(key=lambda name: ID_FACTS.index(name) if name in ID_FACTS else -1)
+    return [f"{name}={facts[name]}" for name in unsaid]
 
 
 def _fact(value: object) -> object:

@@ -22,7 +22,18 @@ from sqlalchemy.exc import DBAPIError
 
 from app import create_app
 from app.config import Settings
-from app.logs import HANDLER, JsonFormatter, TextFormatter, WithoutRequest, configure_logging, describe, redact
+from app.logs import (
+    HANDLER,
+    JsonFormatter,
+    TextFormatter,
+    WithoutRequest,
+    about,
+    begin_request,
+    configure_logging,
+    describe,
+    end_request,
+    redact,
+)
 from tests import webhooks
 from tests.databases import dispose
 from tests.factories import checkout, intent
@@ -280,7 +291,19 @@ class TestFormats:
         assert "\n" not in line
         assert "\x1b" not in line
         assert "[redacted]" in line
-        assert line.split()[1:3] == ["INFO", "app.test"]
+        assert line.split()[1] == "INFO"
+
+    def test_text_says_what_happened_first_and_the_ids_last(self) -> None:
+        begin_request(requestId="r1", method="GET", route="/status/{paymentId}", payment="p1")
+        about(app="shop")
+        other = TextFormatter().format(line_of("%s is slow", "Stripe", reason="timeout"))
+        about(status=200, milliseconds=12.9)
+        access = TextFormatter().format(line_of("GET /status/{paymentId} 200"))
+        end_request()
+
+        said, ids = "INFO    GET /status/{paymentId} 200 milliseconds=12.9", "app=shop payment=p1 requestId=r1"
+        assert access.partition(" ")[2] == f"{said} {ids}"
+        assert other.endswith(f"INFO    Stripe is slow method=GET route=/status/{{paymentId}} reason=timeout {ids}")
 
     def test_text_has_the_traceback_below_it(self) -> None:
         line, *traceback = TextFormatter().format(line_of("it broke", error=a_failure())).splitlines()
@@ -416,7 +439,7 @@ class TestConfigureLogging:
         line = os.read(ours, 1000).decode()
         os.close(ours)
 
-        assert line.split()[1:] == ["INFO", "root", "it", "is", "said"]
+        assert line.split()[1:] == ["INFO", "it", "is", "said"]
 
 
 def run(command: list[str], environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
