@@ -8,7 +8,7 @@ REQUEST_ID = "8f14e45fceea467a9a36dedd4bea2543"
 
 
 class ErrorDetailsSchema(CamelCaseSchema):
-    """Which rules a request breaks, by field or by header."""
+    """What a program may need of an error: which rules are broken, by field or by header, and what the code says."""
 
     field_errors = Dict(
         keys=String(),
@@ -16,6 +16,10 @@ class ErrorDetailsSchema(CamelCaseSchema):
         metadata={"description": "By the field's name, each with a sentence for each broken rule."},
     )
     form_errors = List(String(), metadata={"description": "What is wrong with the request as a whole."})
+    scope = String(metadata={"description": "With `scope_missing`: what the key has to be good for."})
+    payment_intent_ids = List(
+        String(), metadata={"description": "With `several_payment_intents`: those that have money left."}
+    )
 
 
 class ErrorSchema(CamelCaseSchema):
