@@ -23,6 +23,8 @@ PAGE_CONFIG = {
 # The name, in the application's configuration, of a key that the page sends without being told to. No setting leads
 # there: only the sandbox's own entry point fills it in, with a key that is no secret.
 SHOWN_API_KEY = "DOCS_API_KEY"
+# Likewise of the address of the stand-ins, where some play the other services.
+STAND_INS_URL = "DOCS_STAND_INS_URL"
 swagger_ui = get_swaggerui_blueprint("/docs", "/openapi.json", config=PAGE_CONFIG)
 
 

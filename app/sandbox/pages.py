@@ -5,6 +5,7 @@ from werkzeug.wrappers import Response
 
 from app.sandbox import paid
 from app.sandbox.actions import find, perform, possible_actions
+from app.sandbox.facts import all_facts, service_url
 from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe.errors import StripeError
 from app.sandbox.stripe.money import display
@@ -39,6 +40,8 @@ def index() -> str:
         webhooks=world.outbox.summary(),
         modes=MODES,
         now=world.clock.time(),
+        facts=all_facts(world.settings, own_url=request.host_url.rstrip("/")),
+        service_url=service_url(world.settings),
     )
 
 

@@ -25,9 +25,9 @@ class SandboxSettings:
     data_file: Path | None = None
     webhook_url: str = "http://127.0.0.1:3011/webhooks/stripe"
     webhook_secret: str = "whsec_sandbox"
+    service_api_key: str = "sandbox-api-key"
     key_service_api_key: str = "sandbox-key-service"
     runs_service_api_key: str = "sandbox-runs-service"
-    service_api_key: str = "sandbox-api-key"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "SandboxSettings":

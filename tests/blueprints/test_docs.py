@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from flask import Flask
 
 from app import create_app
@@ -43,3 +44,13 @@ class TestPage:
 
         assert "preauthorizeApiKey" not in page
         assert "of-a-person" not in page
+
+    def test_it_leads_to_the_stand_ins_where_they_play_a_part(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SANDBOX_PORT", "3999")
+        played = dataclasses.replace(settings, key_service_url="http://127.0.0.1:3999/key-service")
+
+        assert '<a href="http://127.0.0.1:3999/">' in page_of(create_service(played))
+        assert "the stand-ins" not in page_of(create_service(settings))
+        assert "the stand-ins" not in page_of(create_app(played))

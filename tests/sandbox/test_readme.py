@@ -185,6 +185,20 @@ class TestRunIt:
         assert status["payment"]["status"] == "checkout_created"
 
 
+class TestPages:
+    def test_each_leads_to_the_other(self, sandbox: Sandbox) -> None:
+        service, stand_ins = (f"http://127.0.0.1:{port}" for port in sandbox.ports.values())
+
+        assert f'<a href="{stand_ins}/">' in requests.get(f"{service}/docs", timeout=10).text
+        assert f'<a href="{service}/docs">' in requests.get(stand_ins, timeout=10).text
+
+    def test_the_stand_ins_show_the_key_that_the_lines_to_paste_send(self, sandbox: Sandbox) -> None:
+        page = requests.get(f"http://127.0.0.1:{sandbox.ports['3012']}", timeout=10).text
+
+        assert set(re.findall(r"X-API-Key: ([^']+)'", sandbox.output)) == {"sandbox-api-key"}
+        assert "<code>sandbox-api-key</code>" in page
+
+
 class TestOnePayment:
     def test_the_answers_have_the_shape_that_is_shown(self, paid: Paid) -> None:
         assert [shape(paid.created), shape(paid.status)] == [shape(answer) for answer in paid.shown]
