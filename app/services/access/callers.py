@@ -37,6 +37,8 @@ MAX_KEPT = 10_000
 # Somebody who mistypes a key isn't kept waiting; whoever guesses soon tries one a minute.
 FREE_WRONG_KEYS = 10
 LONGEST_PAUSE_SECONDS = 60.0
+# Whoever goes on for a day would else double beyond what a float holds.
+_MOST_DOUBLINGS = 10
 WRONG_KEYS_COUNTED_SECONDS = 600.0
 
 # As exactly as anyone has to know when a key was used, and one write for all requests of that time.
@@ -99,9 +101,13 @@ class WrongKeys:
     def count(self, address: str) -> None:
         """Count a wrong key; from some on, each makes the next one wait twice as long."""
         count = self._counted.get(address, (0, 0.0))[0] + 1
-        doublings = count - FREE_WRONG_KEYS
-        pause = min(2.0**doublings, LONGEST_PAUSE_SECONDS) if doublings >= 0 else 0.0
-        self._counted[address] = count, self._clock() + pause
+        self._counted[address] = count, self._clock() + _pause_after(count)
+
+
+def _pause_after(count: int) -> float:
+    """How long the next wrong key has to wait after so many, in seconds."""
+    doublings = min(count - FREE_WRONG_KEYS, _MOST_DOUBLINGS)
+    return min(2.0**doublings, LONGEST_PAUSE_SECONDS) if doublings >= 0 else 0.0
 
 
 class Callers:

@@ -12,11 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
+from app.errors import TooManyWrongKeys
 from app.models import KeyScope
 from app.request_context import EXTENSION_KEY
 from app.services import Services
 from app.services.access import callers
-from app.services.access.callers import KEPT_SECONDS, SERVICE, UNKNOWN_KEPT_SECONDS, Caller, Callers
+from app.services.access.callers import KEPT_SECONDS, SERVICE, UNKNOWN_KEPT_SECONDS, Caller, Callers, WrongKeys
 from app.services.access.keys import create_key, revoke_key, rotate_key
 from tests.document import DOCUMENT, OPERATIONS, Operation
 from tests.factories import checkout, intent
@@ -151,6 +152,17 @@ class TestWrongKeys:
                 clock.advance(waits[-1])
         assert waits[:10] == [0] * 10
         assert [wait for wait in waits if wait][:4] == [1, 2, 4, 8]
+
+    def test_somebody_who_goes_on_for_days_waits_a_minute(self, clock: Clock) -> None:
+        wrong_keys = WrongKeys(clock)
+        for _ in range(2_000):
+            wrong_keys.count("127.0.0.1")
+            clock.advance(callers.LONGEST_PAUSE_SECONDS)
+        wrong_keys.count("127.0.0.1")
+
+        with pytest.raises(TooManyWrongKeys) as refused:
+            wrong_keys.check("127.0.0.1")
+        assert refused.value.retry_after_seconds == callers.LONGEST_PAUSE_SECONDS
 
     def test_it_keeps_no_key_waiting_that_was_right(
         self, app: Flask, services: Services, client: FlaskClient, clock: Clock
