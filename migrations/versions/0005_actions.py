@@ -3,7 +3,8 @@
 Revision: 0005
 After: 0004
 
-The version before runs beside this: it fills none of the new columns, of which each has a default. What it folds
+The version before runs beside this: it fills none of the new columns, of which each has a default. Its worker doesn't
+know the new kinds of operation, and stumbles over one that was left: end it before callers refund. What it folds
 meanwhile, and what was lost in disputes before, is set by `flask events replay --all` once it is gone.
 """
 

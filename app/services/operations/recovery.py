@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Boolean, Text, all_, bindparam, case, func, or_, select, update
+from sqlalchemy import Boolean, Text, all_, any_, bindparam, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
@@ -106,6 +106,8 @@ _next = (
     select(Operation.id)
     .where(
         *_left,
+        # A newer version beside this one may have left kinds that only it knows.
+        Operation.kind == any_(bindparam("kinds", type_=ARRAY(Text))),
         Operation.app_id != all_(bindparam("full_apps", type_=ARRAY(Text))),
         func.coalesce(Operation.run_id, "") != all_(bindparam("runs_in_hand", type_=ARRAY(Text))),
     )
@@ -185,6 +187,7 @@ def recover_operations(
         claimed = services.database.run(
             _CLAIM,
             only_id=only_id,
+            kinds=list(kinds),
             at_once=at_once,
             lapsed_before=lapsed_before,
             full_apps=in_hand.apps,

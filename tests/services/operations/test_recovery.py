@@ -394,6 +394,19 @@ class TestTaken:
 
 
 class TestClaim:
+    def test_a_kind_of_a_newer_version_is_left_to_its_worker(
+        self, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
+    ) -> None:
+        """Fails when what nobody here can walk is claimed: it would end the pass for all others."""
+        stand_ins.fault("stripe", "reset", method="POST", executed=True, times=2)
+        for path in ("/checkout/create", "/payment-intent/create"):
+            client.post(path, json=BODIES[path]())
+        lapse(db)
+        known = {name: kind for name, kind in KINDS.items() if name == "payment_intent"}
+
+        assert outcomes(list(recover_operations(services, known, command="flask worker"))) == ["taken"]
+        assert outcomes(recover(services, db)) == ["taken"]
+
     def test_two_workers_share_the_payments(
         self, app: Flask, client: FlaskClient, services: Services, stand_ins: StandIns, db: Connection
     ) -> None:
