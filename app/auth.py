@@ -69,7 +69,7 @@ def _find_caller(key: bytes) -> Caller:
     caller = services().callers.find(key, address=request.remote_addr or "")
     if caller is None:
         raise InvalidApiKey("Invalid API key")
-    about(app=caller.app_id, key=caller.key_id)
+    about(app=caller.app_id, keyId=caller.key_id)
     return caller
 
 

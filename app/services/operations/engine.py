@@ -10,7 +10,7 @@ asked      REFUSE        taken      the holder, with Stripe's refusal, which is 
 taken      FINISH        finished   the holder, once runs-service has been told
 accepted   CONTINUE      accepted   a retry, once the lease has lapsed        (accept.py)
 asked      CONTINUE      asked      the same, while Stripe remembers the idempotency key
-finished   RESTART       accepted   a retry, where no answer was kept: a new attempt
+finished   RESTART       accepted   a retry, where no answer was kept or its refusal passes: a new attempt
 accepted   ABANDON       taken      recovery: Stripe was never asked          (recovery.py)
 asked      ABANDON       taken      recovery: Stripe certainly has nothing
 asked      ASK_ANEW      asked      recovery, once: Stripe keeps a failure for the first idempotency key

@@ -63,7 +63,7 @@ _FIND = Batch(
     .where(Payment.id == bindparam("payment_id"), _is_visible)
 )
 
-# What was asked to be done with a payment, the first first. In a page of its own no payment has that many.
+# What was asked to be done with a payment, the first first; a bound for the query, and more than any payment has.
 MAX_ACTIONS = 1_000
 _ACTIONS = Batch(
     select(
