@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from app.request_context import call_context, services
+from app.schemas.base import AppQuerySchema
 from app.schemas.catalog import (
-    AppQuerySchema,
     CouponCreatedSchema,
     CouponCreateSchema,
     CouponSchema,

@@ -5,10 +5,10 @@ from typing import Any
 
 from app.models import KeyScope
 from app.request_context import services
+from app.schemas.base import OptionalAppQuerySchema
 from app.schemas.keys import (
     KeyCreatedSchema,
     KeyCreateSchema,
-    KeyListQuerySchema,
     KeyListSchema,
     KeyRevokedSchema,
     KeyRevokeSchema,
@@ -34,7 +34,7 @@ def create_key(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @blp.route("/keys")
-@blp.arguments(KeyListQuerySchema, location="query")
+@blp.arguments(OptionalAppQuerySchema, location="query")
 @blp.response(200, KeyListSchema)
 @blp.errors(*LIST_ERRORS)
 def list_keys(query: dict[str, Any]) -> dict[str, Any]:

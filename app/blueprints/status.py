@@ -3,14 +3,9 @@
 from typing import Any
 
 from app.request_context import services
+from app.schemas.base import AppQuerySchema, OptionalAppQuerySchema
 from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
-from app.schemas.status import (
-    AppQuerySchema,
-    OptionalAppQuerySchema,
-    PageQuerySchema,
-    PaymentDetailsSchema,
-    PaymentPageSchema,
-)
+from app.schemas.status import PageQuerySchema, PaymentDetailsSchema, PaymentPageSchema
 from app.services.reports.statistics import compute_statistics
 from app.services.reports.status import (
     find_payment,

@@ -229,6 +229,22 @@ class AppId(Text):
         )
 
 
+class AppQuerySchema(RequestSchema):
+    """Which app a question is about."""
+
+    takes_null = False
+
+    app_id = AppId(required=True)
+
+
+class OptionalAppQuerySchema(RequestSchema):
+    """Of which app something has to be in order to be shown."""
+
+    takes_null = False
+
+    app_id = AppId(metadata={"description": "Shows nothing of another app."})
+
+
 class HttpUrl(WholeMatch):
     """An absolute URL without user info. Besides matching the pattern, its port and its address have to be some."""
 

@@ -93,12 +93,6 @@ def _require_future(moment: datetime) -> None:
         raise ValidationError("Must be in the future.")
 
 
-class AppQuerySchema(RequestSchema):
-    """Whose catalog it is."""
-
-    app_id = AppId(required=True)
-
-
 class _CreateSchema(RequestSchema):
     """What every new thing of the catalog has."""
 

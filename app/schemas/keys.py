@@ -53,14 +53,6 @@ class KeyRevokeSchema(RequestSchema):
     key_id = Text(required=True, min_length=1, max_length=36, metadata=KEY_ID)
 
 
-class KeyListQuerySchema(RequestSchema):
-    """Whose keys are listed."""
-
-    takes_null = False
-
-    app_id = AppId(metadata={"description": "Lists no other app's."})
-
-
 class KeyCreatedSchema(CamelCaseSchema):
     """A key that was made."""
 

@@ -4,7 +4,7 @@ from marshmallow.fields import AwareDateTime, Dict, Integer, List, Nested, Strin
 from marshmallow.validate import OneOf, Range
 
 from app.models import ActionState, CaptureMethod, PaymentOrigin, PaymentStatus, TrackingState
-from app.schemas.base import NO_CONTROL, AppId, CamelCaseSchema, RequestSchema, Text
+from app.schemas.base import NO_CONTROL, CamelCaseSchema, OptionalAppQuerySchema, Text
 
 UTC_TIME = {"description": "ISO 8601 in UTC."}
 CENTS = {"description": "In the currency's smallest unit.", "example": 2000}
@@ -153,22 +153,6 @@ class PaymentDetailsSchema(CamelCaseSchema):
     payment = Nested(PaymentSchema, required=True)
     events = Nested(PaymentEventsSchema, required=True)
     actions = List(Nested(ActionSchema), required=True)
-
-
-class AppQuerySchema(RequestSchema):
-    """Which app a question is about."""
-
-    takes_null = False
-
-    app_id = AppId(required=True)
-
-
-class OptionalAppQuerySchema(RequestSchema):
-    """Of which app something has to be in order to be shown."""
-
-    takes_null = False
-
-    app_id = AppId(metadata={"description": "Shows nothing of another app."})
 
 
 class PageQuerySchema(OptionalAppQuerySchema):
