@@ -235,6 +235,15 @@ def require_all_within(limit: float, taken: dict[str, float]) -> None:
 
 
 @pytest.fixture
+def without_search_of_what_was_imported() -> Iterator[None]:
+    """As a worker of gunicorn's begins: see `post_worker_init`."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
 def document(app: Flask) -> Document:
     return Document(app)
 
@@ -257,6 +266,7 @@ class TestFields:
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("without_search_of_what_was_imported")
 class TestBodies:
     # Of what a body can hold.
     SHARE = amount(4, 1)
