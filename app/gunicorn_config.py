@@ -50,6 +50,8 @@ def heartbeat_directory(memory: Path = Path("/dev/shm")) -> str | None:  # noqa:
 
 
 worker_tmp_dir = heartbeat_directory()
+# A file would go by another way than all else, on which the thread waits for its client.
+sendfile = False
 # The most that gunicorn allows: `GET /stats` may name a hundred runs.
 limit_request_line = 8190
 # Clients are made after the fork, and a worker that replaces a dead one starts from the code on disk.

@@ -1,7 +1,8 @@
-"""gunicorn's threaded worker, which hands a thread only what has wholly come.
+"""gunicorn's threaded worker, whose threads never wait for a client.
 
-gunicorn 27 hands a thread each connection that is new or has sent a byte, and the thread waits for the rest. Here the
-loop that polls all connections reads them; a thread reads what has come, and never from the connection.
+gunicorn 27 hands a thread each connection that is new or has sent a byte, and the thread waits for the rest; then it
+waits until the client has taken the answer. Here the loop that polls all connections reads what comes and sends what a
+client had no room for; a thread is handed what has wholly come, and leaves what it can't send at once.
 tests/test_gunicorn_worker.py names what of gunicorn's inside is used here.
 """
 
@@ -10,7 +11,9 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -42,8 +45,11 @@ from app.metrics import count_unfinished_request
 from app.request_context import record_unread_request
 
 RECEIVED_AT_ONCE_BYTES = 64 * 1024
-# Of all requests of a process that are still coming; over it, the one that has come the longest is given up.
-MAX_COMING_BYTES = 64 * 1024 * 1024
+# How much of a request gunicorn's parser is given at once: it copies what is left of it for each chunk that it finds.
+PARSED_AT_ONCE_BYTES = 8 * 1024
+# Of all requests of a process that are still coming, and of all answers that are still going; over it, the one that
+# waits the longest for its client is given up.
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 # How long the client has to read an answer after which we close, before what it still sends makes TCP throw it away
 # (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
@@ -59,16 +65,45 @@ REFUSALS: Mapping[type[Exception], Callable[[], ServiceError]] = {
 OURS = (InvalidResponseHeader, InvalidResponseHeaderName)
 
 
+class ClientSocket(socket.socket):
+    """A client's connection, on which nobody waits for the client to make room for an answer."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(fileno=accepted.detach())
+        self.unsent = bytearray()
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send what there is room for, and keep the rest."""
+        if not self.unsent:
+            data = data[self._send_some(data, flags) :]
+        self.unsent += data
+
+    def send_rest(self) -> bool:
+        """Send more of what was kept; return whether that was all.
+
+        :raises OSError: when the connection is lost.
+        """
+        del self.unsent[: self._send_some(self.unsent)]
+        return not self.unsent
+
+    def _send_some(self, data: Any, flags: int = 0) -> int:
+        try:
+            return self.send(data, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+
 class Received(Unreader):  # type: ignore[misc]
     """What has come of a connection's next request, and all that gunicorn's parser can read."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.data = bytearray()
         self.begin()
 
     def begin(self) -> None:
         """Go on to the next request, which may have come together with the one before."""
-        self.data = bytearray(self.take_buffered())
+        self.data = bytearray(self.take_buffered()) + self.data
         self._progress = until_whole(self.data)
         self._missing = Missing.HEAD
 
@@ -101,33 +136,38 @@ class Received(Unreader):  # type: ignore[misc]
         return ("head" if self._missing is Missing.HEAD else "body") if self.data else "nothing"
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """All of it, once.
+        """The next piece of it.
 
         :raises NoMoreData: when the parser wants more than has come.
         """
-        data, self.data = bytes(self.data), bytearray()
-        if not data:
+        if not self.data:
             raise NoMoreData
-        return data
+        piece = bytes(self.data[: max(size_hint or 0, PARSED_AT_ONCE_BYTES)])
+        del self.data[: len(piece)]
+        return piece
 
 
 class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
-    """A ThreadWorker whose threads and whose loop never wait for a client to send."""
+    """A ThreadWorker whose threads and whose loop never wait for a client."""
 
-    # For a whole request, from the first moment to its last byte.
+    # For a whole request to come, from the first moment to its last byte; and for its whole answer to go.
     request_read_seconds: float = 10.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Each in the order in which their time ends, the first with how many bytes have come.
-        self._coming: dict[TConn, int] = {}
-        self._coming_bytes = 0
-        self._closing: dict[TConn, None] = {}
+        # Those whose request is still coming or whose answer is still going, with how many bytes of it are held, and
+        # those that are being closed; each in the order in which their time ends.
+        self._waiting: dict[TConn, int] = {}
+        self._waiting_bytes = 0
+        self._closing: dict[TConn, int] = {}
+        # Of each of these, and of the kept ones; so that they leave a place for each thread.
+        self._most_of_a_sort = (self.worker_connections - self.cfg.threads) // 3
 
     def enqueue_req(self, conn: TConn) -> None:
         """Read a connection's next request: all that gunicorn would hand a thread comes by here."""
         if not conn.initialized:
             conn.initialized = True
+            conn.sock = ClientSocket(conn.sock)
             conn.parser = get_parser(self.cfg, (), conn.client)
             conn.parser.unreader = Received()
         conn.parser.unreader.begin()
@@ -145,20 +185,46 @@ class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
             self._stop_polling(conn)
             super().enqueue_req(conn)
         else:
-            self._wait(conn)
+            if conn not in self._waiting:
+                self.poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._read(conn))
+            self._hold(conn, len(conn.parser.unreader.data))
 
-    def _wait(self, conn: TConn) -> None:
-        if conn not in self._coming:
-            self.poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._read(conn))
-        come = len(conn.parser.unreader.data)
-        self._coming_bytes += come - self._coming.get(conn, 0)
-        self._coming[conn] = come
+    def _hold(self, conn: TConn, held_bytes: int) -> None:
+        self._waiting_bytes += held_bytes - self._waiting.get(conn, 0)
+        self._waiting[conn] = held_bytes
 
     def finish_request(self, conn: TConn, fs: "Future[bool]") -> None:
-        """Keep a connection, or close it: gunicorn would have its loop wait for the client to close it as well."""
-        if fs.exception() is not None or fs.result():
+        """Send what the client had no room for, then keep the connection or close it."""
+        if fs.exception() is not None:
             super().finish_request(conn, fs)
             return
+        conn.timeout = time.monotonic() + self.request_read_seconds
+        self._send_rest(conn, finish=partial(self._finish, conn, fs))
+
+    def _send_rest(self, conn: TConn, *, finish: Callable[[], None]) -> None:
+        try:
+            is_sent = conn.sock.send_rest()
+        except OSError:
+            self._drop(conn)
+            return
+        if is_sent:
+            self._stop_polling(conn)
+            finish()
+        else:
+            if conn not in self._waiting:
+                self.poller.register(conn.sock, selectors.EVENT_WRITE, lambda _: self._send_rest(conn, finish=finish))
+            self._hold(conn, len(conn.sock.unsent))
+
+    def _finish(self, conn: TConn, fs: "Future[bool]") -> None:
+        if not fs.result():
+            self._close(conn)
+        elif conn.parser.unreader.data:
+            self.enqueue_req(conn)
+        else:
+            super().finish_request(conn, fs)
+
+    def _close(self, conn: TConn) -> None:
+        """Close a connection once its client has: gunicorn would have its loop wait for that."""
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
@@ -166,7 +232,7 @@ class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn)
             return
         conn.timeout = time.monotonic() + LINGER_SECONDS
-        self._closing[conn] = None
+        self._closing[conn] = 0
         self.poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._throw_away(conn))
 
     def _throw_away(self, conn: TConn) -> None:
@@ -180,26 +246,28 @@ class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """A worker that stops waits as long for the rest of a request as for the next one on a kept connection."""
+        """A worker that stops waits as long for a client as for the next request on a kept connection."""
         super()._cap_keepalive(deadline)
-        for conn in self._coming:
+        for conn in self._waiting:
             conn.timeout = min(conn.timeout, deadline)
 
-    def murder_pending(self) -> None:
-        """Close the connections whose time is over; the loop calls it after what it polled, at least once a second."""
-        now = time.monotonic()
-        while self._coming:
-            conn = next(iter(self._coming))
-            if conn.timeout > now and not self._is_full():
-                break
-            count_unfinished_request(conn.parser.unreader.part())
-            self._drop(conn)
-        while self._closing and (conn := next(iter(self._closing))).timeout <= now:
-            self._drop(conn)
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close the kept connections whose time is over, and the oldest of too many."""
+        for conn in islice(self.keepalived_conns, max(0, len(self.keepalived_conns) - self._most_of_a_sort)):
+            conn.timeout = 0.0
+        super().murder_keepalived(force)
 
-    def _is_full(self) -> bool:
-        """Whether requests that are still coming take what others need: memory, or the last places for connections."""
-        return self._coming_bytes > MAX_COMING_BYTES or self.nr_conns >= self.worker_connections
+    def murder_pending(self) -> None:
+        """Close the others in the same way; the loop calls both after what it polled, at least once a second."""
+        while self._waiting and (self._is_first_over(self._waiting) or self._waiting_bytes > MAX_WAITING_BYTES):
+            conn = next(iter(self._waiting))
+            count_unfinished_request("whole" if conn.sock.unsent else conn.parser.unreader.part())
+            self._drop(conn)
+        while self._closing and self._is_first_over(self._closing):
+            self._drop(next(iter(self._closing)))
+
+    def _is_first_over(self, connections: dict[TConn, int]) -> bool:
+        return len(connections) > self._most_of_a_sort or bool(next(iter(connections)).timeout <= time.monotonic())
 
     def _drop(self, conn: TConn) -> None:
         self._stop_polling(conn)
@@ -207,9 +275,9 @@ class WholeRequestWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _stop_polling(self, conn: TConn) -> None:
-        if conn in self._coming or conn in self._closing:
+        if conn in self._waiting or conn in self._closing:
             self.poller.unregister(conn.sock)
-        self._coming_bytes -= self._coming.pop(conn, 0)
+        self._waiting_bytes -= self._waiting.pop(conn, 0)
         self._closing.pop(conn, None)
 
     def handle_request(self, req: Any, conn: TConn) -> bool:

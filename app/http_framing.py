@@ -48,8 +48,9 @@ def until_whole(data: bytearray) -> Iterator[Missing]:
     is_chunked = b"transfer-encoding" in fields
     if len(fields) < len(found) or _is_beyond_us(fields) or (is_chunked and b"content-length" in fields):
         return
-    # RFC 9110, section 10.1.1: HTTP/1.0 knows no expectation, and there is none once some of the body has come.
-    if b"expect" in fields and len(data) == head_bytes and not _HTTP_1_0.search(data, 0, head_bytes):
+    # RFC 9110, section 10.1.1: HTTP/1.0 knows no expectation; nobody waits who has no body, or has sent some of it.
+    is_body_missing = (is_chunked or int(length) > 0) and len(data) == head_bytes
+    if b"expect" in fields and is_body_missing and not _HTTP_1_0.search(data, 0, head_bytes):
         yield Missing.EXPECTED_BODY
     if is_chunked:
         yield from _until_last_chunk(data, head_bytes)

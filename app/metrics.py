@@ -86,7 +86,8 @@ unknown_values = Counter(
 )
 unfinished_requests = Counter(
     "stripe_service_unfinished_requests",
-    "Connections closed because a request did not come whole in time, by what of it had come: nothing, head, body.",
+    "Connections closed because a client was too slow, by what of its request had come: nothing, head, body; or whole,"
+    " where it did not take the answer.",
     ("received",),
     registry=registry,
 )
@@ -180,7 +181,7 @@ def count_unknown_value(field: str) -> None:
 
 
 def count_unfinished_request(received: str) -> None:
-    """Count a connection that is closed before its request has come whole."""
+    """Count a connection that is closed before its request has come, or its answer has gone, whole."""
     unfinished_requests.labels(received).inc()
 
 

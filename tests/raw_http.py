@@ -26,10 +26,14 @@ class RawAnswer:
 
 
 @contextmanager
-def connected(web: WebProcess, sent: bytes = b"") -> Iterator[socket.socket]:
-    """A connection on which this was sent."""
+def connected(web: WebProcess, sent: bytes = b"", *, room: int | None = None) -> Iterator[socket.socket]:
+    """A connection on which this was sent, whose client has room for so many bytes of an answer."""
     host, _, port = web.url.removeprefix("http://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(20)
+        if room is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        connection.connect((host, int(port)))
         connection.sendall(sent)
         yield connection
 

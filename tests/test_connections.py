@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, ClassVar
 
+import psutil
 import pytest
 import requests
 from flask import Flask
 from sqlalchemy import Connection, text
 
+from app.gunicorn_worker import PARSED_AT_ONCE_BYTES
 from tests.factories import checkout, intent
 from tests.raw_http import ask, connected, head, in_chunks, read_answer, with_length
 from tests.slow_clients import CREATE, HALVES, Half, is_closed, slow_clients
@@ -192,10 +194,56 @@ def as_chunks(path: str, body: bytes) -> bytes:
 
 
 class TestFlood:
-    def test_idle_connections_keep_no_place_from_a_request(self, few_threads: WebProcess) -> None:
+    @pytest.mark.parametrize("sent", [b"", head("/health", method="GET")], ids=["idle", "kept"])
+    def test_connections_that_wait_keep_no_place_from_a_request(self, few_threads: WebProcess, sent: bytes) -> None:
         """Fails when the worker waits with new connections until old ones have had their time."""
-        with slow_clients(few_threads, [HALVES["nothing"]] * (CONNECTIONS + 50)):
+        with ExitStack() as stack:
+            for _ in range(CONNECTIONS + 50):
+                stack.enter_context(connected(few_threads, sent))
             assert requests.get(f"{few_threads.url}/health", timeout=5).ok
+
+    def test_a_body_in_the_smallest_chunks_costs_little(self, few_threads: WebProcess) -> None:
+        """Fails when the parser is given all of it at once, and copies the rest for each chunk."""
+        in_small_chunks = in_chunks("/stats", *[b" "] * 80_000)
+        before = cpu_seconds(few_threads)
+        assert ask(few_threads, in_small_chunks).status == 400
+        assert cpu_seconds(few_threads) - before < 1
+
+
+def cpu_seconds(web: WebProcess) -> float:
+    """What all processes of the service have worked."""
+    times = [process.cpu_times() for process in psutil.Process(web.process.pid).children()]
+    return float(sum(each.user + each.system for each in times))
+
+
+class TestUnreadAnswer:
+    def test_it_holds_no_thread(self, few_threads: WebProcess) -> None:
+        """Fails when a thread waits for its client to make room."""
+        with unread_answers(few_threads, THREADS * 3) as connections:
+            assert requests.get(f"{few_threads.url}/health", timeout=3).ok
+            assert read_answers(connections[0], UNREAD) == [b"200"] * UNREAD
+
+    def test_it_is_given_up_and_counted_when_its_time_is_over(self, database_url: str, stand_ins: StandIns) -> None:
+        with WebProcess.start(environment_of(database_url, stand_ins, REQUEST_READ_SECONDS="1")) as web:
+            before = scrape_web(web)
+            with unread_answers(web, 2):
+                wait_until(
+                    lambda: scrape_web(web).since(before, UNFINISHED, received="whole") == 2,
+                    seconds=9,
+                    what="the count",
+                )
+
+
+# So many that they don't find room in the buffers of the system, which take 4 MiB and more.
+UNREAD = 40
+
+
+@contextmanager
+def unread_answers(web: WebProcess, count: int) -> Iterator[list[socket.socket]]:
+    """Connections whose clients have asked for much, and read nothing."""
+    asked = head("/openapi.json", method="GET") * UNREAD
+    with ExitStack() as stack:
+        yield [stack.enter_context(connected(web, asked, room=4096)) for _ in range(count)]
 
 
 class TestBody:
@@ -311,6 +359,13 @@ class TestConnection:
             assert read_answer(connection).status == 200
         assert operations(db) == 3
 
+    def test_it_takes_the_next_request_where_the_parser_has_seen_nothing_of_it(self, few_threads: WebProcess) -> None:
+        """Fails when what came together is looked for in the parser only."""
+        padded = PARSED_AT_ONCE_BYTES - len(head("/health", "A: ", "B: ", method="GET"))
+        first = head("/health", f"A: {'a' * (padded // 2)}", f"B: {'b' * (padded - padded // 2)}", method="GET")
+        with connected(few_threads, first + head("/health", method="GET")) as connection:
+            assert read_answers(connection, 2) == [b"200"] * 2
+
     @pytest.mark.parametrize("request_", [with_length(CREATE, INTENT), in_chunks(CREATE, INTENT)])
     def test_its_client_is_told_once_to_continue_when_it_expects_that(
         self, few_threads: WebProcess, app: Flask, request_: bytes
@@ -319,6 +374,11 @@ class TestConnection:
         with connected(few_threads, begun + b"\r\nExpect: 100-continue\r\n\r\n") as connection:
             assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
             connection.sendall(body)
+            assert read_answers(connection, 1) == [b"200"]
+
+    def test_its_client_is_not_told_to_continue_where_it_has_no_body(self, few_threads: WebProcess) -> None:
+        """Fails when the request waits for a body that nobody announced."""
+        with connected(few_threads, head("/health", "Expect: 100-continue", method="GET")) as connection:
             assert read_answers(connection, 1) == [b"200"]
 
     def test_its_client_is_not_told_to_continue_with_what_is_too_long(self, few_threads: WebProcess) -> None:
