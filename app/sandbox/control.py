@@ -177,7 +177,10 @@ def set_key() -> Response:
         raise ControlError(f"A key has an appId, a key or null, and a provider: {' or '.join(PROVIDERS)}.")
     if key is not None and key.startswith(LIVE_KEYS):
         raise ControlError("A live key must never be given to a stand-in: use one of test mode.")
-    current_world().keys.set(provider, app_id, key)
+    keys = current_world().keys
+    if key is not None and isinstance(other := given.get("accountOf"), str):
+        keys.share_account(other, key)
+    keys.set(provider, app_id, key)
     return _json({"appId": app_id, "provider": provider})
 
 

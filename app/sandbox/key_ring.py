@@ -29,18 +29,29 @@ class KeyRing:
         former = self._current(provider, app_id)
         if provider == "stripe" and former is not None and key is not None:
             self._accounts.roll(former=former, key=key)
-        self._set[provider][app_id] = key
+        self._set.setdefault(provider, {})[app_id] = key
+
+    def share_account(self, app_id: str, key: str) -> None:
+        """Let a key open the account that the app's Stripe key opens."""
+        if (own := self.key("stripe", app_id)) is not None:
+            self._accounts.of_key(own)
+            self._accounts.roll(former=own, key=key)
+
+    def stored(self, app_id: str) -> dict[str, str]:
+        """The keys that the app was given, by provider."""
+        return {provider: key for provider, keys in self._set.items() if (key := keys.get(app_id)) is not None}
 
     def apps_of(self, account_id: str) -> list[str]:
         keys = {app_id: self._current("stripe", app_id) for app_id in sorted(self._apps)}
         return [app_id for app_id, key in keys.items() if key and self._accounts.id_of_key(key) == account_id]
 
     def _current(self, provider: str, app_id: str) -> str | None:
-        if app_id in self._set[provider]:
-            return self._set[provider][app_id]
+        keys = self._set.get(provider, {})
+        if app_id in keys:
+            return keys[app_id]
         if provider == "stripe" and self._stripe_key is not None:
             return self._stripe_key
-        return PROVIDERS[provider] + _plain(app_id)
+        return PROVIDERS[provider] + _plain(app_id) if provider in PROVIDERS else None
 
     def clear(self) -> None:
         self._apps.clear()

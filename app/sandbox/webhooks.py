@@ -19,6 +19,7 @@ from app.sandbox.clock import Clock
 from app.sandbox.json_object import JsonObject
 from app.sandbox.ledger import Entry, Ledger
 from app.sandbox.settings import SandboxSettings
+from app.sandbox.stripe import webhook_endpoints
 
 if TYPE_CHECKING:
     from app.sandbox.stripe.account import Account, Accounts
@@ -34,11 +35,17 @@ DRAIN_SECONDS = 2
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where events go; without an account, those of all accounts."""
+    """Where events go; without an account, those of all accounts.
+
+    :param api_version: what events say that they are rendered in; None leaves that as it is
+    :param id: of an account's own endpoint
+    """
 
     url: str
     secret: str
     account: str | None = None
+    api_version: str | None = None
+    id: str | None = None
 
 
 @dataclass(eq=False)
@@ -100,6 +107,12 @@ class Outbox:
         self._queue_up(released, self._clock.time())
         return len(released)
 
+    def cancel(self, endpoint_id: str) -> None:
+        """Send nothing more to an endpoint that is gone."""
+        for delivery in self._all():
+            if delivery.endpoint.id == endpoint_id and delivery.state in ("pending", "held"):
+                delivery.state = "dropped"
+
     def wake(self) -> None:
         """Look at the clock again."""
         self._ready.notify_all()
@@ -132,10 +145,10 @@ class Outbox:
         return itertools.chain.from_iterable(self._deliveries.values())
 
     def _make(self, account: "Account", event: JsonObject, state: str) -> list[Delivery]:
+        configured = [endpoint for endpoint in self.endpoints if endpoint.account in {None, account.id}]
         made = [
             Delivery(event, account.id, endpoint, state, since=self._clock.time())
-            for endpoint in self.endpoints
-            if endpoint.account in {None, account.id}
+            for endpoint in [*configured, *_own_endpoints(account, event["type"])]
         ]
         self._deliveries.setdefault(event["id"], []).extend(made)
         return made
@@ -175,7 +188,8 @@ class Outbox:
         with self._ready:
             if delivery.state != "pending":
                 return
-            body = orjson.dumps(delivery.event)
+            version = delivery.endpoint.api_version
+            body = orjson.dumps(delivery.event | ({"api_version": version} if version else {}))
         status = _post(pool, delivery.endpoint, body)
         with self._ready:
             if delivery.state == "pending":
@@ -246,6 +260,15 @@ class Outbox:
             )
             self._deliveries.setdefault(kept["event"], []).append(delivery)
             self._send([delivery])
+
+
+def _own_endpoints(account: "Account", event_type: str) -> list[Endpoint]:
+    """Those of the account's endpoints that are sent events of a type."""
+    return [
+        Endpoint(own["url"], account.endpoint_secrets[own["id"]], account.id, own["api_version"], own["id"])
+        for own in account.where(webhook_endpoints.RESOURCE)
+        if webhook_endpoints.takes(own, event_type)
+    ]
 
 
 def signature(body: bytes, secret: str, timestamp: int) -> str:

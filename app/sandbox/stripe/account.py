@@ -33,6 +33,7 @@ ID_PREFIXES = {
     "invoice_payment": "inpay_",
     "item": "li_",
     "line_item": "il_",
+    "webhook_endpoint": "we_",
     "event": "evt_",
 }
 ID_LENGTHS = {"checkout.session": 58, "coupon": 8}
@@ -73,6 +74,8 @@ class Account:
         self.objects: dict[str, dict[str, JsonObject]] = {resource: {} for resource in ID_PREFIXES}
         # What a checkout session was created with and doesn't show, by its id.
         self.checkouts: dict[str, JsonObject] = {}
+        # The signing secrets of its webhook endpoints, by their ids: no object shows them.
+        self.endpoint_secrets: dict[str, str] = {}
         self.kept_answers = KeptAnswers()
         # What refunds can be paid from, in the smallest unit of any currency; None is enough for all.
         self.available: int | None = None
@@ -143,6 +146,7 @@ class Account:
         return {
             "objects": self.objects,
             "checkouts": self.checkouts,
+            "endpointSecrets": self.endpoint_secrets,
             "keptAnswers": self.kept_answers.to_state(),
             "available": self.available,
             "refundStatus": self.refund_status,
@@ -151,6 +155,7 @@ class Account:
     def load(self, state: JsonObject) -> None:
         self.objects |= state["objects"]
         self.checkouts = state["checkouts"]
+        self.endpoint_secrets = state.get("endpointSecrets", {})
         self.kept_answers.load(state["keptAnswers"])
         self.available = state.get("available")
         self.refund_status = state.get("refundStatus", "succeeded")

@@ -22,6 +22,7 @@ from app.sandbox.stripe import (
     parameters,
     payment_intents,
     refunds,
+    webhook_endpoints,
 )
 from app.sandbox.stripe.account import Account, Caller, random_id
 from app.sandbox.stripe.errors import StripeError, invalid, no_such, unauthorized
@@ -71,6 +72,13 @@ RESOURCES = (
     Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams),
     Resource(
         "invoice_payment", "invoice_payments", params.InvoicePaymentListParams, params.InvoicePaymentRetrieveParams
+    ),
+    Resource(
+        webhook_endpoints.RESOURCE,
+        "webhook_endpoints",
+        params.WebhookEndpointListParams,
+        params.WebhookEndpointRetrieveParams,
+        "webhook_endpoint",
     ),
     Resource("event", "events", params.EventListParams, params.EventRetrieveParams),
 )
@@ -123,6 +131,7 @@ CREATIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = 
     "coupons": (params.CouponCreateParams, catalog.create_coupon),
     "promotion_codes": (params.PromotionCodeCreateParams, catalog.create_promotion_code),
     "customers": (params.CustomerCreateParams, catalog.create_customer),
+    "webhook_endpoints": (params.WebhookEndpointCreateParams, webhook_endpoints.create),
 }
 ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObject], None]]] = {
     ("payment_intents", "update"): (params.PaymentIntentUpdateParams, _update_intent),
@@ -131,7 +140,9 @@ ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObj
     ("payment_intents", "cancel"): (params.PaymentIntentCancelParams, _cancel_intent),
     ("checkout/sessions", "expire"): (params.checkout.SessionExpireParams, _expire_session),
     ("refunds", "cancel"): (params.RefundCancelParams, _cancel_refund),
+    ("webhook_endpoints", "update"): (params.WebhookEndpointUpdateParams, webhook_endpoints.update),
 }
+DELETIONS: dict[str, Callable[[Account, JsonObject], JsonObject]] = {"webhook_endpoints": webhook_endpoints.delete}
 
 blueprint = Blueprint("stripe", __name__, url_prefix="/v1")
 
@@ -214,6 +225,21 @@ def list_all(path: str) -> Response:
     return _json(expansion.expand(g.account, answer, expand))
 
 
+def delete(path: str, identifier: str) -> Response:
+    found = _found(BY_PATH[path], identifier)
+    g.effect = f"{BY_PATH[path].name}.delete"
+    deleted = DELETIONS[path](g.account, found)
+    current_world().outbox.cancel(identifier)
+    _note_execution(deleted)
+    return _json(deleted)
+
+
+@blueprint.get("/account")
+def show_account() -> Response:
+    """Show the account of the key. https://docs.stripe.com/api/accounts/retrieve"""
+    return _json({"id": g.account.id, "object": "account", "type": "standard", "country": "US"})
+
+
 @blueprint.get("/checkout/sessions/<identifier>/line_items")
 def list_line_items(identifier: str) -> Response:
     given, expand = _parameters(params.checkout.SessionListLineItemsParams)
@@ -241,6 +267,8 @@ def _add_routes() -> None:
     for path, action in ACTIONS:
         rule = f"/{path}/<identifier>" + ("" if action == "update" else f"/{action}")
         blueprint.add_url_rule(rule, f"{action} {path}", partial(act, path, action), methods=["POST"])
+    for path in DELETIONS:
+        blueprint.add_url_rule(f"/{path}/<identifier>", f"delete {path}", partial(delete, path), methods=["DELETE"])
 
 
 _add_routes()
