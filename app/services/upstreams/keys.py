@@ -72,6 +72,18 @@ class KeyClient:
         with upstream_call(UPSTREAM, f"GET /internal/app-keys/{provider}/decrypt"):
             return self._send(provider, app_id, context)
 
+    def store(self, provider: Provider, app_id: str, key: str, context: CallContext) -> None:
+        """Give key-service a key of the app's, in the place of the one that it has.
+
+        :raises UpstreamError: when key-service doesn't take it.
+        """
+        body = orjson.dumps({"appId": app_id, "provider": provider, "apiKey": key})
+        with upstream_call(UPSTREAM, "POST /internal/app-keys"):
+            # A second try stores the same.
+            answer = self._exchange("POST", "/internal/app-keys", context, body=body)
+            if answer.status != 200:
+                raise _failure(answer.status)
+
     def _ask_for_all(self, provider: Provider, app_id: str, context: CallContext, answer: "Future[str]") -> None:
         try:
             key = self.ask(provider, app_id, context)
@@ -89,22 +101,28 @@ class KeyClient:
                 self._keys[provider, app_id] = key
 
     def _send(self, provider: Provider, app_id: str, context: CallContext) -> str:
-        answer = self._transport.send(
-            "GET",
-            f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}",
-            headers={
-                "X-API-Key": self._api_key,
-                "X-Caller-Service": "stripe",
-                "X-Caller-Method": context.method,
-                "X-Caller-Path": context.path,
-                "X-Request-ID": context.request_id,
-            },
-            deadline=context.deadline.within(self._timeout_seconds),
-            repeatable=True,
-        )
+        path = f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}"
+        answer = self._exchange("GET", path, context)
         if answer.status == 404:
             raise NoStripeKey(app_id)
         return _read_key(answer)
+
+    def _exchange(self, method: str, path: str, context: CallContext, *, body: bytes = b"") -> Answer:
+        headers = {
+            "X-API-Key": self._api_key,
+            "X-Caller-Service": "stripe",
+            "X-Caller-Method": context.method,
+            "X-Caller-Path": context.path,
+            "X-Request-ID": context.request_id,
+        }
+        return self._transport.send(
+            method,
+            path,
+            headers=headers | ({"Content-Type": "application/json"} if body else {}),
+            body=body,
+            deadline=context.deadline.within(self._timeout_seconds),
+            repeatable=True,
+        )
 
 
 def _wait(answer: "Future[str]", deadline: Deadline) -> str:
@@ -116,10 +134,8 @@ def _wait(answer: "Future[str]", deadline: Deadline) -> str:
 
 
 def _read_key(answer: Answer) -> str:
-    if answer.status in (429, 502, 503, 504):
-        raise UpstreamUnavailable(UPSTREAM, reason=f"answered {answer.status}")
     if answer.status != 200:
-        raise UpstreamError(UPSTREAM, reason=f"answered {answer.status}")
+        raise _failure(answer.status)
     try:
         key = orjson.loads(answer.body)["key"]
     except (orjson.JSONDecodeError, TypeError, KeyError):
@@ -128,3 +144,8 @@ def _read_key(answer: Answer) -> str:
     if not (isinstance(key, str) and key and key.isascii() and key.isprintable()):
         raise UpstreamError(UPSTREAM, reason="answered 200 without a key") from None
     return key
+
+
+def _failure(status: int) -> UpstreamError:
+    kind = UpstreamUnavailable if status in (429, 502, 503, 504) else UpstreamError
+    return kind(UPSTREAM, reason=f"answered {status}")

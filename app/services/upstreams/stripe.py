@@ -21,6 +21,9 @@ from app.services.upstreams.http import Transport
 from app.services.upstreams.keys import KeyClient, Provider
 
 UPSTREAM = "Stripe"
+# In which Stripe answers us, and in which our webhook endpoints are told.
+API_VERSION = str(stripe.api_version)
+LIVE_KEYS = ("sk_live_", "rk_live_")
 MAX_CLIENTS = 1_000
 PAGE_SIZE = 100
 MAX_MESSAGE_LENGTH = 500
@@ -147,6 +150,13 @@ class Stripe:
             self._new_client
         )
 
+    def is_live(self, app_id: str, context: CallContext) -> bool:
+        """Whether the app's key opens live mode. https://docs.stripe.com/keys#test-live-modes
+
+        :raises NoStripeKey, UpstreamError: as for `require_key`.
+        """
+        return self._keys.get(Provider.STRIPE, app_id, context).startswith(LIVE_KEYS)
+
     def require_key(self, app_id: str, context: CallContext) -> None:
         """Make sure that the app has a Stripe key.
 
@@ -203,6 +213,33 @@ class Stripe:
         """
         call = _Call("get", _path_of(resource, object_id), f"GET {resource.path}/{{id}}", {})
         return _read(resource, self._call(app_id, call, context))
+
+    def retrieve_only(self, resource: Resource[T], app_id: str, context: CallContext) -> T:
+        """The one object of a kind of which an account has no other.
+
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        return _read(resource, self._call(app_id, _Call("get", resource.path, f"GET {resource.path}", {}), context))
+
+    def update(
+        self, resource: Resource[T], app_id: str, object_id: str, params: Mapping[str, Any], context: CallContext
+    ) -> T:
+        """Set fields of an object, which comes to the same however often it is done.
+
+        :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        call = _Call("post", _path_of(resource, object_id), f"POST {resource.path}/{{id}}", params)
+        return _read(resource, self._call(app_id, call, context))
+
+    def delete(self, resource: Resource[Any], app_id: str, object_id: str, context: CallContext) -> None:
+        """Delete an object.
+
+        :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        call = _Call("delete", _path_of(resource, object_id), f"DELETE {resource.path}/{{id}}", {})
+        _read(Resource(resource.path, resource.object, dict), self._call(app_id, call, context))
 
     def list(
         self,
