@@ -66,6 +66,12 @@ events = Counter(
     ("outcome",),
     registry=registry,
 )
+webhook_versions = Counter(
+    "stripe_service_webhook_versions",
+    "Genuine webhooks by the version of Stripe's API that they say they are told in; none where they don't say.",
+    ("version",),
+    registry=registry,
+)
 operations = Counter(
     "stripe_service_operations",
     "Operations of which it became known what Stripe did, by kind: done, refused, or abandoned: nothing was done.",
@@ -163,6 +169,11 @@ def upstream_call(upstream: str, call: str) -> Iterator[None]:
 def count_event(*, is_new: bool, has_payment: bool) -> None:
     """Count an event that was received and committed."""
     events.labels(("stored" if has_payment else "unmatched") if is_new else "duplicate").inc()
+
+
+def count_webhook_version(version: str | None) -> None:
+    """Count a webhook that was received and committed, by a name that can be a version of Stripe's API."""
+    webhook_versions.labels(version or "none").inc()
 
 
 def count_operation(kind: str, outcome: str) -> None:

@@ -333,6 +333,8 @@ class StripeEvent(Base):
     previous: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     # The ids by which a payment may know the object: its own first.
     refs: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    # In which version of Stripe's API a webhook told it; a list tells it in the account's own.
+    api_version: Mapped[str | None] = mapped_column(String(40))
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
@@ -370,6 +372,37 @@ class ApiKey(Base):
     def live(cls) -> ColumnElement[bool]:
         """Whether a key is of use now."""
         return cls.revoked_at.is_(None) & or_(cls.expires_at.is_(None), cls.expires_at > func.now())
+
+
+class Account(Base):
+    """A Stripe account in one of its modes, and until when one process has its webhook endpoints to itself."""
+
+    __tablename__ = "accounts"
+
+    # Stripe's own, and `:test` behind it in test mode, which has keys, events and endpoints of its own.
+    account_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    lease_token: Mapped[uuid.UUID]
+    lease_until: Mapped[datetime]
+
+
+class AppAccount(Base):
+    """Whose Stripe account an app's key opens, and whether the events of that account come by the app's path."""
+
+    __tablename__ = "app_accounts"
+
+    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.account_id"))
+    leads: Mapped[bool] = mapped_column(server_default=text("false"))
+    # Its signing secrets may be of another account, which its key opened before; before it leads, these are dropped.
+    has_moved: Mapped[bool] = mapped_column(server_default=text("false"))
+    # When its account and the endpoint of that were last looked at; none after a look that failed.
+    checked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("NOT (leads AND has_moved)", name="lead_has_own_secrets"),
+        Index("uq_app_accounts_account_id_leads", "account_id", unique=True, postgresql_where=text("leads")),
+        Index("ix_app_accounts_account_id", "account_id"),
+    )
 
 
 class EventCursor(Base):

@@ -76,6 +76,8 @@ def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
     for table in ("operations", "stripe_objects", "stripe_events", "payments", "event_cursors", "api_keys"):
         connection.execute(text(f"DELETE FROM {table}"))
+    for table in ("app_accounts", "accounts"):
+        connection.execute(text(f"DELETE FROM {table}"))
 
 
 def database_address(database_url: str) -> tuple[str, int] | Path:

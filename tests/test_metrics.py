@@ -247,6 +247,7 @@ class TestEvents:
 
         for outcome in ("stored", "duplicate", "unmatched"):
             assert after.since(before, "stripe_service_events_total", outcome=outcome) == 1
+        assert after.since(before, "stripe_service_webhook_versions_total", version=told["api_version"]) == 3
         assert after.since(before, "stripe_service_payment_statuses_total", status="succeeded") == 1
 
 

@@ -783,7 +783,7 @@ class TestRows:
 
     def test_an_event_is_what_it_was(self, upgraded: Upgraded) -> None:
         told = [each for each in upgraded.events if not each["id"].startswith("op_")]
-        assert told == [{**each, "previous": None} for each in upgraded.old_events]
+        assert told == [{**each, "previous": None, "api_version": None} for each in upgraded.old_events]
 
     def test_a_creation_is_a_fact_of_its_attempt(self, upgraded: Upgraded) -> None:
         facts = {each["id"]: each for each in upgraded.events if each["id"].startswith("op_")}

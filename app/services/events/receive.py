@@ -30,6 +30,7 @@ from app.database import Batch, Transaction
 from app.metrics import count_event
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
 from app.services import Services
+from app.services.events.accounts import is_foreign, lead_of, may_touch
 from app.services.events.fold import LOCK, LOCK_AND_READ, READ, Folded, fold_and_commit
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.stripe_event import Event
@@ -60,7 +61,7 @@ _payment_id: Any = bindparam("payment_id", type_=Uuid)
 # The payment of the first of an event's ids that is known: its own id before what it belongs to.
 _owner = (
     select(StripeObject.payment_id)
-    .where(StripeObject.id == any_(_refs), or_(_app_id.is_(None), StripeObject.app_id == _app_id))
+    .where(StripeObject.id == any_(_refs), may_touch(func.coalesce(_app_id, ""), StripeObject.app_id))
     .order_by(func.array_position(_refs, StripeObject.id))
     .limit(1)
     .scalar_subquery()
@@ -74,11 +75,12 @@ _new_event = select(
     bindparam("object", type_=JSONB),
     bindparam("previous", type_=JSONB(none_as_null=True)),
     _refs,
+    bindparam("api_version", type_=Text),
 )
-_is_known_to_all = exists().where(StripeEvent.app_id == "", StripeEvent.id == _event_id)
-_EVENT_COLUMNS = ["app_id", "id", "payment_id", "type", "created", "object", "previous", "refs"]
-# An event is stored once by each path, and not by an app's where the path that all share has brought it: that is
-# Stripe's own word, which an app's path may not be. Nothing comes back for one that is not stored.
+_is_known_to_all = exists().where(StripeEvent.app_id.in_(["", lead_of(_app_id)]), StripeEvent.id == _event_id)
+_EVENT_COLUMNS = ["app_id", "id", "payment_id", "type", "created", "object", "previous", "refs", "api_version"]
+# An event is stored once by each path, and not by an app's where a path has brought it that all share, or all of its
+# account: that is Stripe's own word, which an app's path may not be. Nothing comes back for one that is not stored.
 _STORE = Batch(
     insert(StripeEvent)
     .from_select(_EVENT_COLUMNS, _new_event.where(or_(_app_id.is_(None), not_(_is_known_to_all))))
@@ -101,7 +103,7 @@ def _hinted(own_id: Any) -> Batch:
             StripeEvent.app_id == _app_id,
             StripeEvent.id == _event_id,
             Payment.id == _payment_id,
-            or_(_app_id == "", Payment.app_id == _app_id),
+            may_touch(_app_id, Payment.app_id),
             Payment.kind == PaymentKind.CHECKOUT_SESSION,
             own_id.is_(None),
         )
@@ -124,7 +126,7 @@ _waiting = (
     .where(
         StripeEvent.payment_id.is_(None),
         StripeEvent.refs.overlap(array([cast(StripeObject.id, Text)])),
-        StripeEvent.app_id.in_(["", StripeObject.app_id]),
+        may_touch(StripeEvent.app_id, StripeObject.app_id),
     )
     .correlate(StripeObject)
     .scalar_subquery()
@@ -141,7 +143,7 @@ _join = (
         Payment.id == _payment_id,
         StripeEvent.payment_id.is_(None),
         StripeEvent.refs.overlap(_ids),
-        StripeEvent.app_id.in_(["", Payment.app_id]),
+        may_touch(StripeEvent.app_id, Payment.app_id),
     )
     .values(payment_id=Payment.id)
 )
@@ -159,11 +161,11 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
 
     :param app_id: the app whose path or reconciliation brought it; None where only Stripe knows
     """
-    refs = list(references(event.object))
+    refs = [] if is_foreign(event, app_id, services) else list(references(event.object))
     payment_id = None
     with services.database.transaction() as transaction:
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
-        if stored and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
+        if stored and refs and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned
     if payment_id is None or learned:
         found = adopt_events_that_wait_for(refs if payment_id is None else learned, services=services)
@@ -219,6 +221,7 @@ def _facts(event: Event) -> dict[str, Any]:
         "created": event.created,
         "object": event.object,
         "previous": event.previous,
+        "api_version": event.api_version,
     }
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from app.errors import ServiceError
 from app.services.events.stripe_object import cents_of, dig, id_of, text_of
 
 MAX_NAME_LENGTH = 255
+# https://docs.stripe.com/api/versioning
+_VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z]{1,20})?")
 # What PostgreSQL's bigint holds.
 MAX_SECONDS = 2**63 - 1
 
@@ -77,13 +80,19 @@ class NotAnEvent(ServiceError):
 
 @dataclass(frozen=True)
 class Event:
-    """A Stripe event; `created` is in seconds since 1970, `previous` holds what the object's changed fields were."""
+    """A Stripe event; `created` is in seconds since 1970, `previous` holds what the object's changed fields were.
+
+    :param account: whose it is, where a webhook of Connect or of an organisation says so
+    :param api_version: in which version of Stripe's API a webhook told it
+    """
 
     id: str
     type: str
     created: int
     object: Mapping[str, Any]
     previous: Mapping[str, Any] | None = None
+    account: str | None = None
+    api_version: str | None = None
 
     @property
     def kind(self) -> str:
@@ -102,7 +111,7 @@ class Event:
 
 
 def parse_event(body: bytes) -> Event:
-    """Read an event as Stripe sent it.
+    """Read an event as Stripe sent it to a webhook endpoint.
 
     :raises NotAnEvent: when it isn't one.
     """
@@ -113,7 +122,8 @@ def parse_event(body: bytes) -> Event:
     read = read_event(event)
     if read.is_snapshot:
         raise NotAnEvent
-    return read
+    account, version = id_of(event.get("context")) or id_of(event.get("account")), str(event.get("api_version"))
+    return replace(read, account=account, api_version=version if _VERSION.fullmatch(version) else None)
 
 
 def read_event(event: object) -> Event:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from app.errors import ServiceError
 from app.logs import about
+from app.metrics import count_webhook_version
 from app.services import Services
 from app.services.events.receive import Receipt, receive_event
 from app.services.events.stripe_event import parse_event
@@ -58,7 +59,9 @@ def receive_webhook(
         raise MissingSignature
     if not _is_genuine(read_signature(signature, payload), app_id, services, context):
         raise InvalidSignature
-    receipt = receive_event(parse_event(payload), app_id=app_id, services=services)
+    event = parse_event(payload)
+    receipt = receive_event(event, app_id=app_id, services=services)
+    count_webhook_version(event.api_version)
     about(payment=receipt.payment_id)
     return receipt
 
