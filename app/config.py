@@ -51,6 +51,7 @@ class Settings:
     request_read_seconds: float = 10.0
     db_pool_size: int = 8
     metrics_by_app: bool = False
+    public_url: str | None = None
     metrics_directory: str | None = None
     problems: tuple[str, ...] = ()
 
@@ -75,6 +76,16 @@ class Settings:
         """
         if not self.database_url:
             raise ConfigurationError(problem for problem in self.problems if problem.startswith(DATABASE_URL))
+
+    def require_public_url(self) -> str:
+        """Where Stripe reaches the service.
+
+        :raises ConfigurationError: when nobody has said it.
+        """
+        if self.public_url is None:
+            advice = "set it to the URL at which Stripe reaches the service from outside"
+            raise ConfigurationError([f"PUBLIC_URL is not set: {advice}."])
+        return self.public_url
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -111,6 +122,7 @@ class Settings:
             request_read_seconds=reader.optional("REQUEST_READ_SECONDS", _positive_seconds, cls.request_read_seconds),
             db_pool_size=reader.optional("DB_POOL_SIZE", _positive_integer, cls.db_pool_size),
             metrics_by_app=reader.optional("METRICS_BY_APP", _yes_or_no, cls.metrics_by_app),
+            public_url=reader.optional("PUBLIC_URL", _http_url, cls.public_url),
             metrics_directory=reader.optional(METRICS_DIRECTORY, _directory, cls.metrics_directory),
             problems=tuple(reader.problems),
         )

@@ -31,6 +31,7 @@ ServiceError                         500       internal_error
 │   └── ObjectLocked                 429       stripe_rate_limited          services.upstreams.stripe
 ├── HeaderFieldsTooLarge             431       header_fields_too_large
 ├── CursorLost                       500       cursor_lost                  services.reconciliation.reconcile (internal)
+├── AccountTaken                     500       account_taken                services.webhook_endpoints.lease (internal)
 ├── UnknownTransferCoding            501       unknown_transfer_coding
 ├── Overloaded                       503       overloaded
 ├── DatabaseUnavailable              503       database_unavailable

@@ -47,8 +47,9 @@ class TestArrows:
         "payments": {"operations", "events", "upstreams"},
         "reconciliation": {"payments", "operations", "events", "upstreams"},
         "reports": {"events"},
+        "webhook_endpoints": {"reconciliation", "operations", "events", "upstreams"},
         "access": set(),
-        "operators": {"operations", "events"},
+        "operators": {"operations", "events", "upstreams"},
     }
 
     @pytest.mark.parametrize("name", ["config.py", "errors.py"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from app.cli.endpoints import print_synced
 from app.cli.printing import Printer
 from app.cli.reconciliation import print_put_off, print_reconciled
 from app.cli.recovery import print_ended_run, print_recovered
@@ -14,6 +15,7 @@ from app.services.operations.recovery import recover_operations
 from app.services.payments.orphan_runs import end_orphan_runs
 from app.services.reconciliation.reconcile import reconcile_apps
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
+from app.services.webhook_endpoints.sync import sync_endpoints
 
 COMMAND = "flask worker"
 # Often enough that a payment waits for recovery no longer than a person would notice.
@@ -38,13 +40,15 @@ class Job:
 
 
 def worker_jobs(settings: Settings) -> tuple[Job, ...]:
-    """Everything that the worker does, side by side."""
+    """Everything that the worker does, side by side; of endpoints only where Stripe can be told an address."""
+    endpoints = Job("webhook endpoints", settings.reconcile_seconds, _sync_endpoints)
     return (
         Job("recovery", RECOVERY_SECONDS, _recover),
         Job("orphan runs", RECOVERY_SECONDS, _end_orphan_runs),
         Job("reconciliation", settings.reconcile_seconds, _reconcile),
         Job("waiting events", settings.reconcile_seconds, _rejoin_by_turns()),
         Job("old waiting events", settings.reconcile_seconds, _delete_old_waiting_events),
+        *((endpoints,) if settings.public_url else ()),
     )
 
 
@@ -85,6 +89,13 @@ def _rejoin_by_turns() -> Turn:
             since = began_at - REJOIN_OVERLAP
 
     return rejoin
+
+
+def _sync_endpoints(services: Services, printer: Printer) -> None:
+    """Look at the accounts that were not looked at for a day, and at those of new apps."""
+    for looked in sync_endpoints(services, command=COMMAND, only_due=True):
+        if looked.done or looked.error:
+            print_synced(looked, printer)
 
 
 def _delete_old_waiting_events(services: Services, printer: Printer) -> None:

@@ -39,6 +39,8 @@ LINES = {
     "payments refund": ["payments", "refund", str(UUID(int=1))],
     "events replay": ["events", "replay", "--since", "2026-03-01"],
     "events unreadable": ["events", "unreadable"],
+    "endpoints show": ["endpoints", "show"],
+    "endpoints sync": ["endpoints", "sync"],
     "keys create": ["keys", "create", "--app", "shop"],
     "keys list": ["keys", "list"],
     "keys rotate": ["keys", "rotate", str(UUID(int=1))],
@@ -153,6 +155,7 @@ class TestDatabaseIsAway:
             "STRIPE_SERVICE_DATABASE_URL": "postgresql://somebody:secret@127.0.0.1:1/payments",
             "KEY_SERVICE_URL": "http://127.0.0.1:1",
             "RUNS_SERVICE_URL": "http://127.0.0.1:1",
+            "PUBLIC_URL": "https://pay.example.com",
         }
         return create_app(Settings.from_environment(environment).require_valid())
 

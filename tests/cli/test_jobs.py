@@ -48,6 +48,11 @@ class TestPace:
             "old waiting events": 77,
         }
 
+    def test_endpoints_are_looked_after_where_an_address_is_known(self, settings: Settings) -> None:
+        with_address = worker_jobs(replace(settings, public_url="https://pay.example.com"))
+
+        assert [job.name for job in with_address[len(worker_jobs(settings)) :]] == ["webhook endpoints"]
+
 
 class TestRecovery:
     def test_it_walks_on_and_leaves_what_was_put_off_until_it_is_due(

@@ -1,0 +1,1 @@
+"""Stripe's webhook endpoints: one for each account, made and mended by the service itself."""
