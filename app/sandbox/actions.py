@@ -4,7 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import checkout_sessions, disputes, payment_intents, refunds, subscriptions
+from app.sandbox.stripe import (
+    checkout_sessions,
+    disputes,
+    payment_intents,
+    payment_methods,
+    refunds,
+    subscriptions,
+)
 from app.sandbox.stripe.account import Account, Accounts, Caller
 from app.sandbox.stripe.errors import invalid, no_such
 
@@ -70,6 +77,27 @@ def _renew(account: Account, subscription: JsonObject, given: JsonObject) -> Non
     subscriptions.renew(account, subscription, fail=bool(given.get("fail")))
 
 
+def _is_saved(account: Account, method: JsonObject) -> bool:
+    return method["customer"] is not None
+
+
+def _behave(kind: str) -> Run:
+    """Let payments with the method be, from now on, what they are with that test card."""
+
+    def run(account: Account, method: JsonObject, given: JsonObject) -> None:
+        payment_methods.behave(account, method, kind)
+
+    return run
+
+
+def _behave_as_told(account: Account, method: JsonObject, given: JsonObject) -> None:
+    payment_methods.behave(account, method, str(given.get("as")))
+
+
+def _detach(account: Account, method: JsonObject) -> None:
+    payment_methods.detach(account, method, {})
+
+
 def _half(amount: str, change: Callable[[Account, JsonObject, int], JsonObject | None]) -> Run:
     """Do something with half of what an amount of the object's is."""
     return lambda account, found, given: change(account, found, found[amount] // 2)
@@ -90,7 +118,10 @@ RESOURCES = {
     "refunds": "refund",
     "disputes": "dispute",
     "subscriptions": "subscription",
+    "methods": "payment_method",
 }
+# The kinds as a route names them.
+KINDS = ", ".join(RESOURCES)
 ACTIONS: dict[str, dict[str, Action]] = {
     "checkout": {
         "pay": Action(_plain(checkout_sessions.pay), OPEN),
@@ -130,6 +161,14 @@ ACTIONS: dict[str, dict[str, Action]] = {
         "lose": Action(_plain(disputes.lose), _status(*disputes.OPEN)),
         "close_warning": Action(_plain(disputes.close_warning), _status(*disputes.OPEN_INQUIRY)),
         "prevent": Action(_plain(disputes.prevent), _status(*disputes.OPEN, *disputes.OPEN_INQUIRY)),
+    },
+    "methods": {
+        "accept": Action(_behave("visa"), _is_saved),
+        "decline": Action(_behave("chargeCustomerFail"), _is_saved),
+        "ask": Action(_behave("authenticationRequired"), _is_saved),
+        "take_days": Action(_behave("takesDays"), _is_saved),
+        "behave": Action(_behave_as_told, _is_saved),
+        "detach": Action(_plain(_detach), _is_saved),
     },
     "subscriptions": {"renew": Action(_renew, _status(*subscriptions.RENEWABLE))},
 }

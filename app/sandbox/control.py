@@ -6,7 +6,7 @@ import orjson
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from app.sandbox.actions import ACTIONS, perform
+from app.sandbox.actions import ACTIONS, KINDS, perform
 from app.sandbox.faults import Fault
 from app.sandbox.json_object import JsonObject
 from app.sandbox.key_ring import PROVIDERS
@@ -145,7 +145,7 @@ def deliver_event(identifier: str) -> Response:
     return _json(found[1])
 
 
-@blueprint.post("/<any(checkout, intents, charges, refunds, disputes, subscriptions):kind>/<identifier>/<action>")
+@blueprint.post(f"/<any({KINDS}):kind>/<identifier>/<action>")
 def act(kind: str, identifier: str, action: str) -> Response:
     if action not in ACTIONS[kind]:
         raise ControlError(f"{kind} know {', '.join(ACTIONS[kind])}, not {action}.", 404)

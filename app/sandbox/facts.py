@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from app.sandbox.settings import SandboxSettings
-from app.sandbox.stripe.payment_intents import TEST_ACTIONS, TEST_BRANDS, TEST_DECLINES
+from app.sandbox.stripe.cards import ACTIONS, BRANDS, DECLINES
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def all_facts(settings: SandboxSettings, *, own_url: str) -> list[Fact]:
         *_keys(settings),
         Fact("Price, once", ("price_sandbox",), "20.00 USD, in every account from the start"),
         Fact("Price, each month", ("price_sandbox_monthly",), "20.00 USD, in every account from the start"),
-        Fact("Cards that pay", _cards(TEST_BRANDS), "to confirm an intent with; the pages have buttons"),
-        Fact("Cards that are declined", _cards(TEST_DECLINES)),
-        Fact("Cards whose bank asks the customer", _cards(TEST_ACTIONS)),
+        Fact("Cards that pay", _cards(BRANDS), "to confirm an intent with; the pages have buttons"),
+        Fact("Cards that are declined", _cards(DECLINES)),
+        Fact("Cards whose bank asks the customer", _cards(ACTIONS)),
     ]
 
 

@@ -1,10 +1,12 @@
 """The pages for people: all that there is, with a button for whatever can happen to it, and the checkout page."""
 
+from urllib.parse import urlencode
+
 from flask import Blueprint, redirect, render_template, request
 from werkzeug.wrappers import Response
 
 from app.sandbox import paid
-from app.sandbox.actions import find, perform, possible_actions
+from app.sandbox.actions import KINDS, find, perform, possible_actions
 from app.sandbox.facts import all_facts, service_url
 from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe.errors import StripeError
@@ -58,9 +60,7 @@ def _query() -> str:
     return f"?{request.query_string.decode('latin-1')}" if request.query_string else ""
 
 
-@blueprint.post(
-    "/actions/<any(checkout, intents, charges, refunds, disputes, subscriptions):kind>/<identifier>/<action>"
-)
+@blueprint.post(f"/actions/<any({KINDS}):kind>/<identifier>/<action>")
 def act(kind: str, identifier: str, action: str) -> Response:
     _perform(kind, identifier, action)
     return redirect(f"/{_query()}", 303)
@@ -138,8 +138,19 @@ def intent_page(identifier: str) -> str:
 
 @blueprint.post("/intent/<identifier>/<action>")
 def use_intent_page(identifier: str, action: str) -> Response:
+    _, intent = find(current_world().accounts, "intents", identifier)
+    waiting = intent["next_action"]
     _perform("intents", identifier, action)
-    return redirect(f"/intent/{identifier}", 303)
+    return redirect(_after_authentication(waiting, intent) or f"/intent/{identifier}", 303)
+
+
+def _after_authentication(waiting: JsonObject | None, intent: JsonObject) -> str | None:
+    """Where the app, which sent its customer here to answer the bank, wants him back."""
+    target = (waiting or {}).get("redirect_to_url", {}).get("return_url")
+    if target is None:
+        return None
+    told = {"payment_intent": intent["id"], "payment_intent_client_secret": intent["client_secret"]}
+    return f"{target}{'&' if '?' in target else '?'}{urlencode(told)}"
 
 
 def _perform(kind: str, identifier: str, action: str) -> JsonObject:

@@ -10,7 +10,7 @@ from typing import Any
 from app.sandbox.actions import RESOURCES, possible_actions
 from app.sandbox.clock import iso
 from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import refunds
+from app.sandbox.stripe import payment_methods, refunds
 from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.money import display
 from app.sandbox.world import World
@@ -22,8 +22,8 @@ VARIANTS = {
     "dispute": ("inquire", {"warning": "yes"}),
     "renew": ("renew, fails", {"fail": "yes"}),
 }
-# Leaving the checkout page changes nothing, so that there is no button for it elsewhere.
-BACK = ("checkout", "cancel")
+# Leaving the checkout page changes nothing, and how a method is to behave can't be typed: no buttons for these.
+NO_BUTTONS = {("checkout", "cancel"), ("methods", "behave")}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def buttons_of(kind: str, account: Account, found: JsonObject, *, path: str) -> 
     """What can be done to an object now, by forms that are sent below the path."""
     buttons = []
     for action in possible_actions(kind, account, found):
-        if (kind, action) == BACK:
+        if (kind, action) in NO_BUTTONS:
             continue
         buttons.append(Button(f"{path}/{action}", action.replace("_", " ")))
         if action in VARIANTS:
@@ -109,7 +109,7 @@ def _objects(resource: str) -> Callable[[World], list[Found]]:
         of_all = [
             (account, each) for account in world.accounts.by_id.values() for each in account.newest_first(resource)
         ]
-        return sorted(of_all, key=lambda pair: pair[1]["created"], reverse=True)
+        return sorted(of_all, key=lambda pair: pair[1].get("created", 0), reverse=True)
 
     return found
 
@@ -170,6 +170,35 @@ def _of_subscription(subscription: JsonObject) -> tuple[str, str]:
     return display(amount, subscription["currency"]), subscription["status"]
 
 
+def _customer_row(world: World, account: Account, customer: JsonObject) -> Row:
+    methods = list(payment_methods.of_customer(account, customer["id"]))
+    cells = {
+        "Id": Cell(customer["id"], "id"),
+        "App": Cell(_apps(world, account)),
+        "E-mail": Cell(customer["email"] or "none"),
+        "Methods": Cell(", ".join(payment_methods.describe(each) for each in methods) or "none"),
+        "Created": Cell(format_time(customer["created"])),
+    }
+    return Row(cells, list, (account.id, customer["name"] or "", *customer["metadata"].values()))
+
+
+def _living(world: World) -> list[Found]:
+    return [found for found in _objects("customer")(world) if "deleted" not in found[1]]
+
+
+def _method_row(world: World, account: Account, method: JsonObject) -> Row:
+    cells = {
+        "Id": Cell(method["id"], "id"),
+        "App": Cell(_apps(world, account)),
+        "Method": Cell(payment_methods.describe(method)),
+        "Customer": Cell(method["customer"] or "none", "id"),
+        "Behaves as": Cell(account.methods[method["id"]]["kind"]),
+        "Created": Cell(format_time(method["created"])),
+    }
+    path = f"/actions/methods/{method['id']}"
+    return Row(cells, lambda: buttons_of("methods", account, method, path=path), (account.id,))
+
+
 def _event_row(world: World, account: Account, event: JsonObject) -> Row:
     deliveries = world.outbox.states(event["id"])
     look = "failed" if any(each["lastStatus"] and each["state"] != "delivered" for each in deliveries) else ""
@@ -215,6 +244,8 @@ TABLES = (
     _table("refunds", "Refunds", _of_refund),
     _table("disputes", "Disputes", _of_money),
     _table("subscriptions", "Subscriptions", _of_subscription),
+    Table("customers", "Customers", _living, _customer_row),
+    Table("methods", "Payment methods", _objects("payment_method"), _method_row),
     Table("events", "Events", _objects("event"), _event_row),
     Table("runs", "Runs", _runs, _run_row),
 )

@@ -21,7 +21,8 @@ SUBSCRIPTION: dict[str, Any] = {
     "success_url": "http://localhost:3000/ok",
     "subscription_data": {"metadata": {"paymentId": "p-2"}},
 }
-INTENT = {"amount": 500, "currency": "usd", "automatic_payment_methods": {"enabled": True}}
+NO_REDIRECTS = {"enabled": True, "allow_redirects": "never"}
+INTENT = {"amount": 500, "currency": "usd", "automatic_payment_methods": NO_REDIRECTS}
 
 
 def event_types(client: Any) -> list[str]:

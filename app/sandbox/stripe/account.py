@@ -34,6 +34,10 @@ ID_PREFIXES = {
     "item": "li_",
     "line_item": "il_",
     "webhook_endpoint": "we_",
+    "invoiceitem": "ii_",
+    "payment_method": "pm_",
+    "setup_intent": "seti_",
+    "billing_portal.session": "bps_",
     "event": "evt_",
 }
 ID_LENGTHS = {"checkout.session": 58, "coupon": 8}
@@ -76,6 +80,8 @@ class Account:
         self.checkouts: dict[str, JsonObject] = {}
         # The signing secrets of its webhook endpoints, by their ids: no object shows them.
         self.endpoint_secrets: dict[str, str] = {}
+        # What a payment with a payment method leads to, and whether it can still be used, by its id.
+        self.methods: dict[str, JsonObject] = {}
         self.kept_answers = KeptAnswers()
         # What refunds can be paid from, in the smallest unit of any currency; None is enough for all.
         self.available: int | None = None
@@ -104,12 +110,13 @@ class Account:
     def _new_id(self, resource: str) -> str:
         return random_id(ID_PREFIXES[resource], ID_LENGTHS.get(resource, 24))
 
-    def emit(self, event_type: str, changed: JsonObject) -> None:
-        """Record that something happened to the object, with the object as it is now."""
+    def emit(self, event_type: str, changed: JsonObject, *, previous: JsonObject | None = None) -> None:
+        """Record that something happened to the object, with the object as it is now, and what it was before."""
+        data = {"object": snapshot(changed)} | ({"previous_attributes": snapshot(previous)} if previous else {})
         event = self.new(
             "event",
             api_version=stripe.api_version,
-            data={"object": snapshot(changed)},
+            data=data,
             request={"id": self.caller.request_id, "idempotency_key": self.caller.idempotency_key},
             type=event_type,
         )
@@ -122,10 +129,10 @@ class Account:
     def named(self, resource: str, identifier: str, *, param: str) -> JsonObject:
         """Return the object that a parameter names.
 
-        :raises StripeError: a 400, when there is none
+        :raises StripeError: a 400, when there is none, or no longer
         """
         found = self.get(resource, identifier)
-        if found is None:
+        if found is None or "deleted" in found:
             raise errors.no_such(resource, identifier, param=param, status=400)
         return found
 
@@ -147,6 +154,7 @@ class Account:
             "objects": self.objects,
             "checkouts": self.checkouts,
             "endpointSecrets": self.endpoint_secrets,
+            "methods": self.methods,
             "keptAnswers": self.kept_answers.to_state(),
             "available": self.available,
             "refundStatus": self.refund_status,
@@ -156,6 +164,7 @@ class Account:
         self.objects |= state["objects"]
         self.checkouts = state["checkouts"]
         self.endpoint_secrets = state.get("endpointSecrets", {})
+        self.methods = state.get("methods", {})
         self.kept_answers.load(state["keptAnswers"])
         self.available = state.get("available")
         self.refund_status = state.get("refundStatus", "succeeded")

@@ -15,12 +15,15 @@ from app.sandbox.ledger import note
 from app.sandbox.stripe import (
     catalog,
     checkout_sessions,
+    confirmation,
+    customers,
     expansion,
     forms,
     idempotency,
     lists,
     parameters,
     payment_intents,
+    payment_methods,
     refunds,
     webhook_endpoints,
 )
@@ -68,6 +71,13 @@ RESOURCES = (
     Resource("coupon", "coupons", params.CouponListParams, params.CouponRetrieveParams, "coupon"),
     Resource("promotion_code", "promotion_codes", params.PromotionCodeListParams, params.PromotionCodeRetrieveParams),
     Resource("customer", "customers", params.CustomerListParams, params.CustomerRetrieveParams),
+    Resource(
+        "payment_method",
+        "payment_methods",
+        params.PaymentMethodListParams,
+        params.PaymentMethodRetrieveParams,
+        "payment_method",
+    ),
     Resource("subscription", "subscriptions", params.SubscriptionListParams, params.SubscriptionRetrieveParams),
     Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams),
     Resource(
@@ -83,27 +93,6 @@ RESOURCES = (
     Resource("event", "events", params.EventListParams, params.EventRetrieveParams),
 )
 BY_PATH = {resource.path: resource for resource in RESOURCES}
-
-
-def _create_intent(account: Account, given: JsonObject) -> JsonObject:
-    intent = payment_intents.create(account, given)
-    if "payment_method" in given:
-        payment_intents.set_payment_method(intent, given["payment_method"])
-    if given.get("confirm"):
-        payment_intents.confirm(account, intent)
-    return intent
-
-
-def _update_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
-    payment_intents.update(account, intent, given)
-    if "payment_method" in given:
-        payment_intents.set_payment_method(intent, given["payment_method"])
-
-
-def _confirm_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
-    if "payment_method" in given:
-        payment_intents.set_payment_method(intent, given["payment_method"])
-    payment_intents.confirm(account, intent)
 
 
 def _capture_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
@@ -123,26 +112,32 @@ def _cancel_refund(account: Account, refund: JsonObject, given: JsonObject) -> N
 
 
 CREATIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = {
-    "payment_intents": (params.PaymentIntentCreateParams, _create_intent),
+    "payment_intents": (params.PaymentIntentCreateParams, confirmation.create),
     "checkout/sessions": (params.checkout.SessionCreateParams, checkout_sessions.create),
     "refunds": (params.RefundCreateParams, refunds.create),
     "products": (params.ProductCreateParams, catalog.create_product),
     "prices": (params.PriceCreateParams, catalog.create_price),
     "coupons": (params.CouponCreateParams, catalog.create_coupon),
     "promotion_codes": (params.PromotionCodeCreateParams, catalog.create_promotion_code),
-    "customers": (params.CustomerCreateParams, catalog.create_customer),
+    "customers": (params.CustomerCreateParams, customers.create),
     "webhook_endpoints": (params.WebhookEndpointCreateParams, webhook_endpoints.create),
 }
 ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObject], None]]] = {
-    ("payment_intents", "update"): (params.PaymentIntentUpdateParams, _update_intent),
-    ("payment_intents", "confirm"): (params.PaymentIntentConfirmParams, _confirm_intent),
+    ("payment_intents", "update"): (params.PaymentIntentUpdateParams, confirmation.update),
+    ("payment_intents", "confirm"): (params.PaymentIntentConfirmParams, confirmation.confirm),
     ("payment_intents", "capture"): (params.PaymentIntentCaptureParams, _capture_intent),
     ("payment_intents", "cancel"): (params.PaymentIntentCancelParams, _cancel_intent),
     ("checkout/sessions", "expire"): (params.checkout.SessionExpireParams, _expire_session),
+    ("customers", "update"): (params.CustomerUpdateParams, customers.update),
+    ("payment_methods", "attach"): (params.PaymentMethodAttachParams, payment_methods.attach),
+    ("payment_methods", "detach"): (params.PaymentMethodDetachParams, payment_methods.detach),
     ("refunds", "cancel"): (params.RefundCancelParams, _cancel_refund),
     ("webhook_endpoints", "update"): (params.WebhookEndpointUpdateParams, webhook_endpoints.update),
 }
-DELETIONS: dict[str, Callable[[Account, JsonObject], JsonObject]] = {"webhook_endpoints": webhook_endpoints.delete}
+DELETIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = {
+    "customers": (params.CustomerDeleteParams, customers.delete),
+    "webhook_endpoints": (params.WebhookEndpointDeleteParams, webhook_endpoints.delete),
+}
 
 blueprint = Blueprint("stripe", __name__, url_prefix="/v1")
 
@@ -180,7 +175,7 @@ def finish(response: Response) -> Response:
 @blueprint.errorhandler(StripeError)
 def refuse(refusal: StripeError) -> Response:
     if refusal.status == 402:
-        _note_execution(refusal.error["payment_intent"])
+        _note_execution(refusal.error.get("payment_intent") or g.found)
     elif refusal.executed:
         # Kept for the idempotency key, though nothing has come of it.
         g.executed = None
@@ -202,11 +197,21 @@ def create(path: str) -> Response:
 def act(path: str, action: str, identifier: str) -> Response:
     shape, execute = ACTIONS[path, action]
     given, expand = _parameters(shape)
-    found = _found(BY_PATH[path], identifier)
+    g.found = found = _unless_deleted(BY_PATH[path], identifier)
     g.effect = f"{BY_PATH[path].name}.{action}"
     execute(g.account, found, given)
     _note_execution(found)
     return _json(expansion.expand(g.account, found, expand))
+
+
+def delete(path: str, identifier: str) -> Response:
+    shape, execute = DELETIONS[path]
+    _parameters(shape)
+    g.effect = f"{BY_PATH[path].name}.delete"
+    deleted = execute(g.account, _unless_deleted(BY_PATH[path], identifier))
+    current_world().outbox.cancel(identifier)
+    _note_execution(deleted)
+    return _json(deleted)
 
 
 def retrieve(path: str, identifier: str) -> Response:
@@ -220,18 +225,9 @@ def list_all(path: str) -> Response:
     objects = g.account.newest_first(resource.name)
     for listed in objects:
         _refresh(listed)
-    listable = [listed for listed in objects if _is_current(listed)]
+    listable = [listed for listed in objects if _is_current(listed) and "deleted" not in listed]
     answer = lists.page(listable, _filters(resource, given), url=f"/v1/{path}")
     return _json(expansion.expand(g.account, answer, expand))
-
-
-def delete(path: str, identifier: str) -> Response:
-    found = _found(BY_PATH[path], identifier)
-    g.effect = f"{BY_PATH[path].name}.delete"
-    deleted = DELETIONS[path](g.account, found)
-    current_world().outbox.cancel(identifier)
-    _note_execution(deleted)
-    return _json(deleted)
 
 
 @blueprint.get("/account")
@@ -246,6 +242,15 @@ def list_line_items(identifier: str) -> Response:
     session = _found(BY_PATH["checkout/sessions"], identifier)
     items = g.account.checkouts[session["id"]]["line_items"]
     answer = lists.page(items, given, url=request.path)
+    return _json(expansion.expand(g.account, answer, expand))
+
+
+@blueprint.get("/customers/<identifier>/payment_methods")
+def list_payment_methods(identifier: str) -> Response:
+    given, expand = _parameters(params.CustomerListPaymentMethodsParams)
+    customer = _unless_deleted(BY_PATH["customers"], identifier)
+    methods = list(payment_methods.of_customer(g.account, customer["id"]))
+    answer = lists.page(methods, given, url=request.path)
     return _json(expansion.expand(g.account, answer, expand))
 
 
@@ -268,7 +273,8 @@ def _add_routes() -> None:
         rule = f"/{path}/<identifier>" + ("" if action == "update" else f"/{action}")
         blueprint.add_url_rule(rule, f"{action} {path}", partial(act, path, action), methods=["POST"])
     for path in DELETIONS:
-        blueprint.add_url_rule(f"/{path}/<identifier>", f"delete {path}", partial(delete, path), methods=["DELETE"])
+        rule = f"/{path}/<identifier>"
+        blueprint.add_url_rule(rule, f"delete {path}", partial(delete, path), methods=["DELETE"])
 
 
 _add_routes()
@@ -289,9 +295,18 @@ def _parameters(shape: Any) -> tuple[JsonObject, list[str]]:
 
 def _found(resource: Resource, identifier: str) -> JsonObject:
     found: JsonObject | None = g.account.get(resource.name, identifier)
+    if found is None and resource.name == "payment_method":
+        found = payment_methods.published(g.account, identifier)
     if found is None or not _is_current(found):
         raise no_such(resource.name, identifier, param=resource.param)
     _refresh(found)
+    return found
+
+
+def _unless_deleted(resource: Resource, identifier: str) -> JsonObject:
+    found = _found(resource, identifier)
+    if "deleted" in found:
+        raise no_such(resource.name, identifier, param=resource.param)
     return found
 
 
@@ -321,6 +336,8 @@ def _filters(resource: Resource, given: JsonObject) -> JsonObject:
             filters["pending_webhooks"] = {"lte" if filters.pop("delivery_success") else "gt": 0}
     elif resource.name == "invoice" and "subscription" in filters:
         filters["parent"] = {"subscription_details": {"subscription": filters.pop("subscription")}}
+    elif resource.name == "payment_method" and "customer" in filters:
+        g.account.named("customer", filters["customer"], param="customer")
     elif resource.name == "subscription":
         status = filters.pop("status", None)
         if status != "all":

@@ -1,33 +1,22 @@
-"""Products, prices, coupons, promotion codes and customers."""
+"""Products, prices, coupons and promotion codes."""
 
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
 
 from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe.account import Account, random_id
 from app.sandbox.stripe.errors import StripeError, invalid, missing_parameter
 from app.sandbox.stripe.money import checked_amount, checked_currency
+from app.sandbox.stripe.parameters import chosen
 
 LONGEST_REDEMPTION_SECONDS = 5 * 366 * 24 * 3600
 RECURRING = {"interval_count": 1, "meter": None, "trial_period_days": None, "usage_type": "licensed"}
-CUSTOMER_FIELDS = (
-    "address",
-    "balance",
-    "description",
-    "email",
-    "name",
-    "phone",
-    "preferred_locales",
-    "shipping",
-    "tax_exempt",
-)
 PRODUCT_FIELDS = ("active", "description", "images", "name", "shippable", "statement_descriptor", "unit_label", "url")
 
 
 def create_product(account: Account, parameters: JsonObject) -> JsonObject:
     _refuse_existing(account, "product", parameters.get("id"))
-    product = account.new("product", **_given(parameters, "id", "metadata", *PRODUCT_FIELDS))
+    product = account.new("product", **chosen(parameters, "id", "metadata", *PRODUCT_FIELDS))
     account.emit("product.created", product)
     return product
 
@@ -69,7 +58,7 @@ def build_price(account: Account, parameters: JsonObject, *, path: str = "") -> 
         unit_amount_decimal=str(amount),
         type="recurring" if recurring else "one_time",
         recurring=RECURRING | recurring if recurring else None,
-        **_given(parameters, "active", "lookup_key", "metadata", "nickname", "tax_behavior"),
+        **chosen(parameters, "active", "lookup_key", "metadata", "nickname", "tax_behavior"),
     )
     return PricedProduct(price, product, (product, price) if "product_data" in parameters else (price,))
 
@@ -93,13 +82,13 @@ def _unit_amount(parameters: JsonObject, currency: str, path: str) -> int:
 
 def _product_of(account: Account, parameters: JsonObject, path: str) -> JsonObject:
     if "product_data" in parameters:
-        return account.build("product", **_given(parameters["product_data"], "metadata", *PRODUCT_FIELDS))
+        return account.build("product", **chosen(parameters["product_data"], "metadata", *PRODUCT_FIELDS))
     return account.named("product", parameters["product"], param=_at(path, "product"))
 
 
 def create_coupon(account: Account, parameters: JsonObject) -> JsonObject:
     _check_coupon(account, parameters)
-    given = _given(
+    given = chosen(
         parameters,
         "id",
         "amount_off",
@@ -181,21 +170,10 @@ def create_promotion_code(account: Account, parameters: JsonObject) -> JsonObjec
         "promotion_code",
         promotion={"coupon": coupon["id"], "type": "coupon"},
         **{"code": random_id("", 8).upper()}
-        | _given(parameters, "active", "code", "expires_at", "max_redemptions", "metadata"),
+        | chosen(parameters, "active", "code", "expires_at", "max_redemptions", "metadata"),
     )
     account.emit("promotion_code.created", code)
     return code
-
-
-def create_customer(account: Account, parameters: JsonObject) -> JsonObject:
-    customer = account.new("customer", **_given(parameters, "metadata", *CUSTOMER_FIELDS))
-    account.emit("customer.created", customer)
-    return customer
-
-
-def _given(parameters: JsonObject, *names: str) -> dict[str, Any]:
-    """The named parameters; an empty one counts as not given."""
-    return {name: parameters[name] for name in names if name in parameters and parameters[name] != ""}
 
 
 def _refuse_existing(account: Account, resource: str, identifier: str | None) -> None:

@@ -17,6 +17,7 @@ class Decline:
 
 
 GENERIC_DECLINE = Decline()
+SHOWN_OF_CARDS = ("brand", "country", "exp_month", "exp_year", "fingerprint", "funding", "last4")
 
 
 def attempt(account: Account, intent: JsonObject, *, status: str, captured: bool) -> JsonObject:
@@ -33,8 +34,21 @@ def attempt(account: Account, intent: JsonObject, *, status: str, captured: bool
         amount_captured=intent["amount"] if captured else 0,
         receipt_email=intent["receipt_email"],
     )
+    charge["payment_method_details"] = _details(account, charge)
     intent["latest_charge"] = charge["id"]
     return charge
+
+
+def _details(account: Account, charge: JsonObject) -> JsonObject:
+    """What of the method the charge shows, for as long as it is kept."""
+    details: JsonObject = charge["payment_method_details"]
+    method = account.get("payment_method", charge["payment_method"] or "")
+    if method is None:
+        return details
+    kind = method["type"]
+    if kind != "card":
+        return {"type": kind, kind: method[kind]}
+    return details | {"card": details["card"] | {name: method["card"][name] for name in SHOWN_OF_CARDS}}
 
 
 def succeed(account: Account, charge: JsonObject, *, captured: bool) -> None:
@@ -125,4 +139,5 @@ def declined(charge: JsonObject, intent: JsonObject, decline: Decline) -> Stripe
         code=decline.code,
         decline_code=decline.decline_code,
         payment_intent=intent,
+        payment_method=intent["last_payment_error"]["payment_method"],
     )

@@ -1,7 +1,7 @@
 """Checkout sessions: what they cost, and what the customer does on their page. https://docs.stripe.com/payments/checkout."""
 
 from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import catalog, payment_intents, subscriptions
+from app.sandbox.stripe import catalog, customers, payment_intents, subscriptions
 from app.sandbox.stripe.account import Account
 from app.sandbox.stripe.catalog import PricedProduct
 from app.sandbox.stripe.errors import invalid, missing_parameter, refused
@@ -300,7 +300,7 @@ def _new_intent(account: Account, session: JsonObject) -> JsonObject | None:
 
 def _subscribe(account: Account, session: JsonObject) -> JsonObject | None:
     if session["customer"] is None:
-        session["customer"] = catalog.create_customer(account, {"email": _email(account, session)})["id"]
+        session["customer"] = customers.create(account, {"email": _email(account, session)})["id"]
     checkout = account.checkouts[session["id"]]
     subscription = subscriptions.create(account, session, checkout["line_items"], checkout["data"])
     checkout["subscription"] = subscription["id"]

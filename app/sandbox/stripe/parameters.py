@@ -28,6 +28,11 @@ def check(nested: JsonObject, shape: type) -> JsonObject:
     return _object(nested, shape, "")
 
 
+def chosen(parameters: JsonObject, *names: str) -> JsonObject:
+    """The named parameters; an empty one counts as not given."""
+    return {name: parameters[name] for name in names if name in parameters and parameters[name] != ""}
+
+
 @cache
 def _fields(shape: type) -> dict[str, Any]:
     options = RequestOptions.__annotations__

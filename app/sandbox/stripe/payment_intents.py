@@ -1,14 +1,15 @@
 """Payment intents and how they move from one status to the next. https://docs.stripe.com/payments/paymentintents/lifecycle."""
 
 from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import charges
+from app.sandbox.stripe import charges, metadata, payment_methods
 from app.sandbox.stripe.account import Account, random_id
 from app.sandbox.stripe.charges import GENERIC_DECLINE, Decline
-from app.sandbox.stripe.errors import StripeError, invalid, refused
+from app.sandbox.stripe.errors import StripeError, refused
 from app.sandbox.stripe.money import checked_amount, checked_charge, checked_currency
 
 UNPAID = ("requires_payment_method", "requires_confirmation", "requires_action")
 CANCELABLE = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing")
+UPDATED = ("customer", "description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix")
 # How long most card networks hold an authorization.
 # https://docs.stripe.com/payments/place-a-hold-on-a-payment-method#auth-capture-limitations
 AUTHORIZED_SECONDS = 7 * 24 * 3600
@@ -24,29 +25,18 @@ COPIED = (
     "statement_descriptor_suffix",
     "transfer_group",
 )
-# https://docs.stripe.com/testing: what confirming with each of Stripe's test payment methods leads to.
-TEST_DECLINES = {
-    "chargeDeclined": GENERIC_DECLINE,
-    "chargeDeclinedInsufficientFunds": Decline("Your card has insufficient funds.", decline_code="insufficient_funds"),
-    "chargeDeclinedLostCard": Decline(decline_code="lost_card"),
-    "chargeDeclinedStolenCard": Decline(decline_code="stolen_card"),
-    "chargeDeclinedExpiredCard": Decline("Your card has expired.", "expired_card", "expired_card"),
-    "chargeDeclinedIncorrectCvc": Decline("Your card's security code is incorrect.", "incorrect_cvc", "incorrect_cvc"),
-    "chargeDeclinedProcessingError": Decline(
-        "An error occurred while processing your card. Try again in a little bit.",
-        "processing_error",
-        "processing_error",
-    ),
-}
-TEST_ACTIONS = {"authenticationRequired", "threeDSecureRequired", "threeDSecure2Required"}
-TEST_BRANDS = {"visa", "mastercard", "amex", "discover", "visa_debit"}
 
 
 def create(account: Account, parameters: JsonObject) -> JsonObject:
     """Create an intent, which waits for a payment method."""
+    return keep(account, build(account, parameters))
+
+
+def build(account: Account, parameters: JsonObject) -> JsonObject:
+    """Make an intent without keeping it, as another part of the request may still be refused."""
     identifier = random_id("pi_")
     currency = checked_currency(parameters["currency"])
-    intent = account.new(
+    intent = account.build(
         "payment_intent",
         id=identifier,
         amount=checked_charge(parameters["amount"], currency, param="amount"),
@@ -57,55 +47,26 @@ def create(account: Account, parameters: JsonObject) -> JsonObject:
     )
     methods = parameters.get("automatic_payment_methods")
     if methods is not None:
-        intent["automatic_payment_methods"] = {"allow_redirects": "always", **methods}
+        intent["automatic_payment_methods"] = {"allow_redirects": "always", **methods} if methods["enabled"] else None
+    if "allowed_payment_method_types" in parameters:
+        intent |= {"payment_method_types": parameters["allowed_payment_method_types"]}
+        intent["automatic_payment_methods"] = None
+    return intent
+
+
+def keep(account: Account, intent: JsonObject) -> JsonObject:
+    account.keep(intent)
     account.emit("payment_intent.created", intent)
     return intent
 
 
 def update(account: Account, intent: JsonObject, parameters: JsonObject) -> None:
-    """Change metadata and description; an empty metadata value removes its key."""
+    """Change metadata and texts; an empty one is unset."""
     if "metadata" in parameters:
-        given = parameters["metadata"]
-        merged = intent["metadata"] | given if given else {}
-        intent["metadata"] = {key: value for key, value in merged.items() if value != ""}
-    for name in ("description", "receipt_email"):
+        metadata.merge(intent, parameters["metadata"])
+    for name in UPDATED:
         if name in parameters:
             intent[name] = parameters[name] or None
-
-
-def set_payment_method(intent: JsonObject, name: str) -> None:
-    """Remember a test payment method; `pm_card_visa` becomes an id of its own, as at Stripe.
-
-    :raises StripeError: when Stripe has no such test payment method
-    """
-    kind = name.removeprefix("pm_card_")
-    brandless = kind.removeprefix("visa_")
-    if not name.startswith("pm_card_") or not (kind in TEST_BRANDS or brandless in {*TEST_DECLINES, *TEST_ACTIONS}):
-        raise invalid(f"No such PaymentMethod: '{name}'", param="payment_method", code="resource_missing")
-    intent["payment_method"] = random_id(f"pm_{brandless}_")
-    if intent["status"] == "requires_payment_method":
-        intent["status"] = "requires_confirmation"
-
-
-def confirm(account: Account, intent: JsonObject) -> None:
-    """Try to take the money with the intent's payment method.
-
-    :raises StripeError: a 402 when the card is declined, a 400 when there is nothing to confirm
-    """
-    if intent["status"] not in UNPAID:
-        raise _unexpected(
-            intent, f"You cannot confirm this PaymentIntent because it has a status of {intent['status']}."
-        )
-    if intent["payment_method"] is None:
-        raise _unexpected(intent, "You cannot confirm this PaymentIntent because it's missing a payment method.")
-    kind = intent["payment_method"].split("_")[1]
-    if kind in TEST_DECLINES:
-        charge = decline(account, intent, TEST_DECLINES[kind])
-        raise charges.declined(charge, intent, TEST_DECLINES[kind])
-    if kind in TEST_ACTIONS:
-        require_action(account, intent)
-    else:
-        pay(account, intent)
 
 
 def pay(account: Account, intent: JsonObject) -> None:
@@ -113,6 +74,7 @@ def pay(account: Account, intent: JsonObject) -> None:
     if intent["capture_method"] == "manual":
         authorize(account, intent)
         return
+    _take_method(account, intent)
     charge = _pending_charge(account, intent) or charges.attempt(account, intent, status="succeeded", captured=True)
     _leave(intent, "succeeded")
     charges.succeed(account, charge, captured=True)
@@ -121,6 +83,7 @@ def pay(account: Account, intent: JsonObject) -> None:
 
 
 def authorize(account: Account, intent: JsonObject) -> None:
+    _take_method(account, intent)
     charge = charges.attempt(account, intent, status="succeeded", captured=False)
     _leave(intent, "requires_capture")
     intent["amount_capturable"] = intent["amount"]
@@ -137,7 +100,7 @@ def capture(account: Account, intent: JsonObject, amount: int | None = None) -> 
         message = f"Charge {intent['latest_charge']} has expired and can no longer be captured."
         raise refused(message, code="charge_expired_for_capture", payment_intent=intent)
     if intent["status"] != "requires_capture":
-        raise _unexpected(
+        raise unexpected(
             intent,
             f"This PaymentIntent could not be captured because it has a status of {intent['status']}. "
             "Only a PaymentIntent with one of the following statuses may be captured: requires_capture.",
@@ -165,6 +128,7 @@ def decline(account: Account, intent: JsonObject, reason: Decline = GENERIC_DECL
         "code": reason.code,
         "decline_code": reason.decline_code,
         "message": reason.message,
+        "payment_method": account.get("payment_method", intent["payment_method"] or ""),
         "type": "card_error",
     }
     intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None, "processing": None}
@@ -172,18 +136,19 @@ def decline(account: Account, intent: JsonObject, reason: Decline = GENERIC_DECL
     return charge
 
 
-def require_action(account: Account, intent: JsonObject) -> None:
+def require_action(account: Account, intent: JsonObject, *, return_url: str | None = None) -> None:
     """The customer has to authenticate, on the sandbox's page of the intent."""
     url = f"{account.caller.base_url}/intent/{intent['id']}"
     intent |= {
         "status": "requires_action",
-        "next_action": {"redirect_to_url": {"return_url": None, "url": url}, "type": "redirect_to_url"},
+        "next_action": {"redirect_to_url": {"return_url": return_url, "url": url}, "type": "redirect_to_url"},
     }
     account.emit("payment_intent.requires_action", intent)
 
 
 def process(account: Account, intent: JsonObject) -> None:
     """The customer pays by a method that takes days."""
+    _take_method(account, intent)
     charge = charges.attempt(account, intent, status="pending", captured=False)
     _leave(intent, "processing")
     account.emit("charge.pending", charge)
@@ -196,7 +161,7 @@ def cancel(account: Account, intent: JsonObject, reason: str | None = None) -> N
     :raises StripeError: when it has ended already
     """
     if intent["status"] not in CANCELABLE:
-        raise _unexpected(
+        raise unexpected(
             intent,
             f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent "
             f"with one of the following statuses may be canceled: {', '.join(CANCELABLE)}.",
@@ -237,7 +202,18 @@ def _leave(intent: JsonObject, status: str) -> None:
     intent |= {"status": status, "next_action": None, "processing": None}
     if status != "canceled":
         intent["last_payment_error"] = None
-        intent["payment_method"] = intent["payment_method"] or random_id("pm_visa_")
+
+
+def _take_method(account: Account, intent: JsonObject) -> None:
+    """The money comes by the intent's method, a new card where there is none; the customer keeps it if so agreed."""
+    if intent["payment_method"] is None:
+        intent["payment_method"] = payment_methods.new_card(account)["id"]
+    method = account.get("payment_method", intent["payment_method"])
+    holder = account.get("customer", intent["customer"] or "")
+    is_agreed = intent["setup_future_usage"] is not None and holder is not None and "deleted" not in holder
+    if is_agreed and method is not None and method["customer"] is None:
+        payment_methods.save(account, method, intent["customer"])
+    payment_methods.spend(account, intent["payment_method"])
 
 
 def _pending_charge(account: Account, intent: JsonObject) -> JsonObject | None:
@@ -246,5 +222,5 @@ def _pending_charge(account: Account, intent: JsonObject) -> JsonObject | None:
     return account.objects["charge"][intent["latest_charge"]]
 
 
-def _unexpected(intent: JsonObject, message: str) -> StripeError:
+def unexpected(intent: JsonObject, message: str) -> StripeError:
     return refused(message, code="payment_intent_unexpected_state", payment_intent=intent)
