@@ -7,6 +7,7 @@ from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe import (
     checkout_sessions,
     disputes,
+    invoices,
     payment_intents,
     payment_methods,
     refunds,
@@ -77,6 +78,22 @@ def _renew(account: Account, subscription: JsonObject, given: JsonObject) -> Non
     subscriptions.renew(account, subscription, fail=bool(given.get("fail")))
 
 
+def _is_payable(account: Account, invoice: JsonObject) -> bool:
+    """A subscription's invoice is paid by what its renewal does."""
+    return invoice["status"] == "open" and invoice["parent"] is None
+
+
+def _of_its_intent(change: Callable[[Account, JsonObject], object]) -> Run:
+    """The customer does something on the invoice's page."""
+
+    def run(account: Account, invoice: JsonObject, given: JsonObject) -> None:
+        intent = invoices.intent_of(account, invoice)
+        if intent is not None:
+            change(account, intent)
+
+    return run
+
+
 def _is_saved(account: Account, method: JsonObject) -> bool:
     return method["customer"] is not None
 
@@ -119,6 +136,7 @@ RESOURCES = {
     "disputes": "dispute",
     "subscriptions": "subscription",
     "methods": "payment_method",
+    "invoices": "invoice",
 }
 # The kinds as a route names them.
 KINDS = ", ".join(RESOURCES)
@@ -169,6 +187,11 @@ ACTIONS: dict[str, dict[str, Action]] = {
         "take_days": Action(_behave("takesDays"), _is_saved),
         "behave": Action(_behave_as_told, _is_saved),
         "detach": Action(_plain(_detach), _is_saved),
+    },
+    "invoices": {
+        "pay": Action(_of_its_intent(payment_intents.pay), _is_payable),
+        "decline": Action(_of_its_intent(payment_intents.decline), _is_payable),
+        "void": Action(lambda account, invoice, given: invoices.void(account, invoice, {}), _is_payable),
     },
     "subscriptions": {"renew": Action(_renew, _status(*subscriptions.RENEWABLE))},
 }

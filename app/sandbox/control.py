@@ -1,5 +1,6 @@
 """The control API, with which tests steer the sandbox."""
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -50,10 +51,14 @@ def reset() -> Response:
 
 @blueprint.get("/ledger")
 def ledger() -> Response:
-    entries = current_world().ledger.entries(
+    """The requests that came, and how many invoices they have left in each state."""
+    world = current_world()
+    entries = world.ledger.entries(
         service=request.args.get("service"), since=request.args.get("since", default=0, type=int)
     )
-    return _json({"entries": entries})
+    accounts = world.accounts.by_id.values()
+    invoices = Counter(each["status"] for account in accounts for each in account.newest_first("invoice"))
+    return _json({"entries": entries, "invoices": invoices})
 
 
 @blueprint.get("/state")

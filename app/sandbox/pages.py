@@ -153,6 +153,21 @@ def _after_authentication(waiting: JsonObject | None, intent: JsonObject) -> str
     return f"{target}{'&' if '?' in target else '?'}{urlencode(told)}"
 
 
+@blueprint.get("/invoice/<identifier>", defaults={"shown_as": "page"})
+@blueprint.get("/invoice/<identifier>/<any(pdf):shown_as>")
+def invoice_page(identifier: str, shown_as: str) -> str:
+    """The page that Stripe would host for an invoice, which stands for its PDF too."""
+    account, invoice = find(current_world().accounts, "invoices", identifier)
+    buttons = buttons_of("invoices", account, invoice, path=f"/invoice/{identifier}")
+    return render_template("invoice.html", invoice=invoice, buttons=buttons)
+
+
+@blueprint.post("/invoice/<identifier>/<any(pay, decline):action>")
+def use_invoice_page(identifier: str, action: str) -> Response:
+    _perform("invoices", identifier, action)
+    return redirect(f"/invoice/{identifier}", 303)
+
+
 def _perform(kind: str, identifier: str, action: str) -> JsonObject:
     base_url = request.host_url.rstrip("/")
     return perform(current_world().accounts, kind, identifier, action, request.form.to_dict(), base_url=base_url)

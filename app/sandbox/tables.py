@@ -165,6 +165,10 @@ def _of_money(found: JsonObject) -> tuple[str, str]:
     return display(found["amount"], found["currency"]), found["status"]
 
 
+def _of_invoice(invoice: JsonObject) -> tuple[str, str]:
+    return display(invoice["total"], invoice["currency"]), invoice["status"]
+
+
 def _of_subscription(subscription: JsonObject) -> tuple[str, str]:
     amount = sum(item["price"]["unit_amount"] * item["quantity"] for item in subscription["items"]["data"])
     return display(amount, subscription["currency"]), subscription["status"]
@@ -244,6 +248,7 @@ TABLES = (
     _table("refunds", "Refunds", _of_refund),
     _table("disputes", "Disputes", _of_money),
     _table("subscriptions", "Subscriptions", _of_subscription),
+    _table("invoices", "Invoices", _of_invoice, page="/invoice/"),
     Table("customers", "Customers", _living, _customer_row),
     Table("methods", "Payment methods", _objects("payment_method"), _method_row),
     Table("events", "Events", _objects("event"), _event_row),

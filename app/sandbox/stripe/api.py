@@ -20,6 +20,8 @@ from app.sandbox.stripe import (
     expansion,
     forms,
     idempotency,
+    invoice_items,
+    invoices,
     lists,
     parameters,
     payment_intents,
@@ -79,7 +81,8 @@ RESOURCES = (
         "payment_method",
     ),
     Resource("subscription", "subscriptions", params.SubscriptionListParams, params.SubscriptionRetrieveParams),
-    Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams),
+    Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams, "invoice"),
+    Resource("invoiceitem", "invoiceitems", params.InvoiceItemListParams, params.InvoiceItemRetrieveParams),
     Resource(
         "invoice_payment", "invoice_payments", params.InvoicePaymentListParams, params.InvoicePaymentRetrieveParams
     ),
@@ -121,6 +124,8 @@ CREATIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = 
     "promotion_codes": (params.PromotionCodeCreateParams, catalog.create_promotion_code),
     "customers": (params.CustomerCreateParams, customers.create),
     "webhook_endpoints": (params.WebhookEndpointCreateParams, webhook_endpoints.create),
+    "invoices": (params.InvoiceCreateParams, invoices.create),
+    "invoiceitems": (params.InvoiceItemCreateParams, invoice_items.create),
 }
 ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObject], None]]] = {
     ("payment_intents", "update"): (params.PaymentIntentUpdateParams, confirmation.update),
@@ -129,6 +134,10 @@ ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObj
     ("payment_intents", "cancel"): (params.PaymentIntentCancelParams, _cancel_intent),
     ("checkout/sessions", "expire"): (params.checkout.SessionExpireParams, _expire_session),
     ("customers", "update"): (params.CustomerUpdateParams, customers.update),
+    ("invoices", "update"): (params.InvoiceUpdateParams, invoices.update),
+    ("invoices", "finalize"): (params.InvoiceFinalizeInvoiceParams, invoices.finalize),
+    ("invoices", "pay"): (params.InvoicePayParams, invoices.pay),
+    ("invoices", "void"): (params.InvoiceVoidInvoiceParams, invoices.void),
     ("payment_methods", "attach"): (params.PaymentMethodAttachParams, payment_methods.attach),
     ("payment_methods", "detach"): (params.PaymentMethodDetachParams, payment_methods.detach),
     ("refunds", "cancel"): (params.RefundCancelParams, _cancel_refund),
@@ -137,6 +146,8 @@ ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObj
 DELETIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = {
     "customers": (params.CustomerDeleteParams, customers.delete),
     "webhook_endpoints": (params.WebhookEndpointDeleteParams, webhook_endpoints.delete),
+    "invoices": (params.InvoiceDeleteParams, invoices.delete),
+    "invoiceitems": (params.InvoiceItemDeleteParams, invoice_items.delete),
 }
 
 blueprint = Blueprint("stripe", __name__, url_prefix="/v1")
@@ -336,6 +347,10 @@ def _filters(resource: Resource, given: JsonObject) -> JsonObject:
             filters["pending_webhooks"] = {"lte" if filters.pop("delivery_success") else "gt": 0}
     elif resource.name == "invoice" and "subscription" in filters:
         filters["parent"] = {"subscription_details": {"subscription": filters.pop("subscription")}}
+    elif resource.name == "invoiceitem":
+        _rename(filters, "created", "date")
+        if filters.pop("pending", False):
+            filters["invoice"] = None
     elif resource.name == "payment_method" and "customer" in filters:
         g.account.named("customer", filters["customer"], param="customer")
     elif resource.name == "subscription":

@@ -28,6 +28,9 @@ def _expand(account: Account, place: Any, steps: list[str], path: str) -> None:
     if place.get("object") == "checkout.session" and step == "line_items":
         items = account.checkouts[place["id"]]["line_items"]
         place[step] = envelope(items, url=f"/v1/checkout/sessions/{place['id']}/line_items")
+    elif place.get("object") == "invoice" and step == "payments":
+        payments = list(account.where("invoice_payment", invoice=place["id"]))
+        place[step] = envelope(snapshot({"data": payments})["data"], url=f"/v1/invoice_payments?invoice={place['id']}")
     if step not in place:
         raise _not_expandable(path)
     place[step] = _expanded(account, place[step], path)
