@@ -39,6 +39,26 @@ def _intent_status(*statuses: str) -> Possible:
     )
 
 
+def _is_setup(account: Account, session: JsonObject) -> bool:
+    return bool(session["status"] == "open" and session["mode"] == "setup")
+
+
+def _has_items(account: Account, session: JsonObject) -> bool:
+    return bool(session["status"] == "open" and session["mode"] != "setup")
+
+
+def _has_way_back(account: Account, session: JsonObject) -> bool:
+    return bool(session["status"] == "open" and session["ui_mode"] == "hosted_page")
+
+
+def _pay_session(account: Account, session: JsonObject, given: JsonObject) -> None:
+    checkout_sessions.pay(account, session, card=given.get("card"))
+
+
+def _save_method(account: Account, session: JsonObject, given: JsonObject) -> None:
+    checkout_sessions.save(account, session, card=given.get("card", "pm_card_visa"))
+
+
 def _payable(account: Account, session: JsonObject) -> bool:
     return session["status"] == "open" and bool(session["amount_total"])
 
@@ -142,10 +162,11 @@ RESOURCES = {
 KINDS = ", ".join(RESOURCES)
 ACTIONS: dict[str, dict[str, Action]] = {
     "checkout": {
-        "pay": Action(_plain(checkout_sessions.pay), OPEN),
+        "pay": Action(_pay_session, _has_items),
+        "save": Action(_save_method, _is_setup),
         "pay_later": Action(_plain(checkout_sessions.pay_later), _payable),
         "decline": Action(_plain(checkout_sessions.decline), _payable),
-        "cancel": Action(lambda account, session, given: None, OPEN),
+        "cancel": Action(lambda account, session, given: None, _has_way_back),
         "expire": Action(_plain(checkout_sessions.expire), OPEN),
         "settle": Action(_plain(checkout_sessions.settle), checkout_sessions.is_delayed),
         "fail_later": Action(_plain(checkout_sessions.fail_later), checkout_sessions.is_delayed),

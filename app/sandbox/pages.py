@@ -15,6 +15,16 @@ from app.sandbox.tables import TABLES, Table, buttons_of, format_time, page_of
 from app.sandbox.webhooks import MODES
 from app.sandbox.world import current_world
 
+# What a customer can save on the page of a session in setup mode: published names, and what becomes of each.
+SAVED_ON_PAGE = {
+    "pm_card_visa": "Save a Visa card",
+    "pm_card_mastercard": "Save a Mastercard",
+    "pm_link": "Save a Link account",
+    "pm_card_chargeCustomerFail": "Save a card that will be declined",
+    "pm_card_authenticationRequired": "Save a card whose bank will ask",
+    "pm_card_chargeDeclined": "Try a card that can't be saved",
+}
+
 blueprint = Blueprint("pages", __name__)
 blueprint.add_app_template_filter(format_time, "time")
 blueprint.add_app_template_filter(display, "money")
@@ -93,6 +103,9 @@ def deliver(identifier: str) -> Response:
 def checkout_page(identifier: str) -> str:
     """The page that Stripe would host for a checkout session."""
     account, session = find(current_world().accounts, "checkout", identifier)
+    if session["mode"] == "setup":
+        setup = account.objects["setup_intent"][session["setup_intent"]]
+        return render_template("setup.html", session=session, error=setup["last_setup_error"], methods=SAVED_ON_PAGE)
     checkout = account.checkouts[identifier]
     intent = account.get("payment_intent", checkout["payment_intent"] or "")
     return render_template(
@@ -104,13 +117,19 @@ def checkout_page(identifier: str) -> str:
     )
 
 
-@blueprint.post("/pay/<identifier>/<any(pay, pay_later, decline, cancel):action>")
+@blueprint.post("/pay/<identifier>/<any(pay, pay_later, decline, cancel, save):action>")
 def use_checkout_page(identifier: str, action: str) -> Response:
     session = _perform("checkout", identifier, action)
-    if action == "decline":
-        return redirect(f"/pay/{identifier}", 303)
-    target = session["cancel_url"] if action == "cancel" else session["success_url"]
+    target = session["cancel_url"] if action == "cancel" else _after_completion(session)
     return redirect((target or f"/pay/{identifier}").replace("{CHECKOUT_SESSION_ID}", identifier), 303)
+
+
+def _after_completion(session: JsonObject) -> str | None:
+    """Where the customer goes on; one who stays in a page of the app's, or has to try again, goes nowhere."""
+    if session["status"] != "complete" or session.get("redirect_on_completion", "always") != "always":
+        return None
+    target: str | None = session["success_url"] or session.get("return_url")
+    return target
 
 
 @blueprint.get("/paid/<identifier>")
@@ -151,21 +170,6 @@ def _after_authentication(waiting: JsonObject | None, intent: JsonObject) -> str
         return None
     told = {"payment_intent": intent["id"], "payment_intent_client_secret": intent["client_secret"]}
     return f"{target}{'&' if '?' in target else '?'}{urlencode(told)}"
-
-
-@blueprint.get("/invoice/<identifier>", defaults={"shown_as": "page"})
-@blueprint.get("/invoice/<identifier>/<any(pdf):shown_as>")
-def invoice_page(identifier: str, shown_as: str) -> str:
-    """The page that Stripe would host for an invoice, which stands for its PDF too."""
-    account, invoice = find(current_world().accounts, "invoices", identifier)
-    buttons = buttons_of("invoices", account, invoice, path=f"/invoice/{identifier}")
-    return render_template("invoice.html", invoice=invoice, buttons=buttons)
-
-
-@blueprint.post("/invoice/<identifier>/<any(pay, decline):action>")
-def use_invoice_page(identifier: str, action: str) -> Response:
-    _perform("invoices", identifier, action)
-    return redirect(f"/invoice/{identifier}", 303)
 
 
 def _perform(kind: str, identifier: str, action: str) -> JsonObject:

@@ -144,6 +144,8 @@ def format_time(timestamp: float) -> str:
 
 def _of_session(session: JsonObject) -> tuple[str, str]:
     state = f"{session['status']}, {session['payment_status']}"
+    if session["mode"] == "setup":
+        return "none", f"{session['status']}, to save a method"
     return display(session["amount_total"], session["currency"]), state
 
 

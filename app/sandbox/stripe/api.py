@@ -26,6 +26,7 @@ from app.sandbox.stripe import (
     parameters,
     payment_intents,
     payment_methods,
+    portal_sessions,
     refunds,
     webhook_endpoints,
 )
@@ -80,6 +81,7 @@ RESOURCES = (
         params.PaymentMethodRetrieveParams,
         "payment_method",
     ),
+    Resource("setup_intent", "setup_intents", params.SetupIntentListParams, params.SetupIntentRetrieveParams, "intent"),
     Resource("subscription", "subscriptions", params.SubscriptionListParams, params.SubscriptionRetrieveParams),
     Resource("invoice", "invoices", params.InvoiceListParams, params.InvoiceRetrieveParams, "invoice"),
     Resource("invoiceitem", "invoiceitems", params.InvoiceItemListParams, params.InvoiceItemRetrieveParams),
@@ -96,6 +98,10 @@ RESOURCES = (
     Resource("event", "events", params.EventListParams, params.EventRetrieveParams),
 )
 BY_PATH = {resource.path: resource for resource in RESOURCES}
+# What is created, by its path; a portal session can't be retrieved.
+NAMES = {path: resource.name for path, resource in BY_PATH.items()} | {
+    "billing_portal/sessions": "billing_portal.session"
+}
 
 
 def _capture_intent(account: Account, intent: JsonObject, given: JsonObject) -> None:
@@ -124,6 +130,7 @@ CREATIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = 
     "promotion_codes": (params.PromotionCodeCreateParams, catalog.create_promotion_code),
     "customers": (params.CustomerCreateParams, customers.create),
     "webhook_endpoints": (params.WebhookEndpointCreateParams, webhook_endpoints.create),
+    "billing_portal/sessions": (params.billing_portal.SessionCreateParams, portal_sessions.create),
     "invoices": (params.InvoiceCreateParams, invoices.create),
     "invoiceitems": (params.InvoiceItemCreateParams, invoice_items.create),
 }
@@ -199,7 +206,7 @@ def refuse(refusal: StripeError) -> Response:
 def create(path: str) -> Response:
     shape, execute = CREATIONS[path]
     given, expand = _parameters(shape)
-    g.effect = f"{BY_PATH[path].name}.create"
+    g.effect = f"{NAMES[path]}.create"
     made = execute(g.account, given)
     _note_execution(made)
     return _json(expansion.expand(g.account, made, expand))

@@ -1,31 +1,27 @@
 """Checkout sessions: what they cost, and what the customer does on their page. https://docs.stripe.com/payments/checkout."""
 
-from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import catalog, customers, payment_intents, subscriptions
-from app.sandbox.stripe.account import Account
-from app.sandbox.stripe.catalog import PricedProduct
-from app.sandbox.stripe.errors import invalid, missing_parameter, refused
-from app.sandbox.stripe.money import check_total
+from typing import Any
 
-LIFETIME_SECONDS = 24 * 3600
-SHORTEST_LIFETIME_SECONDS = 30 * 60
-MAX_LINE_ITEMS = 100
-MAX_QUANTITY = 999_999
-COPIED = (
-    "allow_promotion_codes",
-    "billing_address_collection",
-    "cancel_url",
-    "client_reference_id",
-    "customer",
-    "customer_creation",
-    "customer_email",
-    "locale",
-    "metadata",
-    "submit_type",
-    "success_url",
+from app.sandbox.json_object import JsonObject
+from app.sandbox.stripe import (
+    catalog,
+    checkout_options,
+    customers,
+    invoices,
+    payment_intents,
+    payment_methods,
+    setup_intents,
+    subscriptions,
 )
-MODE_DATA = {"payment_intent_data": "payment", "subscription_data": "subscription"}
-ALTERNATIVES = (("customer", "customer_email"), ("discounts", "allow_promotion_codes"))
+from app.sandbox.stripe.account import Account, random_id
+from app.sandbox.stripe.catalog import PricedProduct
+from app.sandbox.stripe.checkout_options import LIFETIME_SECONDS
+from app.sandbox.stripe.errors import invalid, refused
+from app.sandbox.stripe.money import check_total
+from app.sandbox.stripe.parameters import chosen
+
+MAX_QUANTITY = 999_999
+DAY_SECONDS = 24 * 3600
 
 
 def create(account: Account, parameters: JsonObject) -> JsonObject:
@@ -33,10 +29,16 @@ def create(account: Account, parameters: JsonObject) -> JsonObject:
 
     :raises StripeError: when its parts don't fit together
     """
-    _check(account, parameters)
+    checkout_options.check(account, parameters)
+    if parameters["mode"] == "setup":
+        return _open_setup(account, parameters)
     priced = [_price(account, item, f"line_items[{at}]") for at, item in enumerate(parameters["line_items"])]
     _check_prices([each.price for each in priced], parameters["mode"])
-    items = [_line_item(account, *pair) for pair in zip(parameters["line_items"], priced, strict=True)]
+    trial = "trial_period_days" in parameters.get("subscription_data", {})
+    items = [
+        _line_item(account, item, each, is_free=trial and each.price["recurring"] is not None)
+        for item, each in zip(parameters["line_items"], priced, strict=True)
+    ]
     discounts = [_discount(account, given, items[0]["currency"]) for given in parameters.get("discounts", [])]
     subtotal, reduction = _amounts(account, items, discounts)
     check_total(subtotal - reduction, items[0]["currency"])
@@ -48,21 +50,44 @@ def create(account: Account, parameters: JsonObject) -> JsonObject:
 def _open(account: Account, parameters: JsonObject, items: list[JsonObject], discounts: list[JsonObject]) -> JsonObject:
     subtotal, reduction = _amounts(account, items, discounts)
     _spread(reduction, items)
-    session = account.new(
-        "checkout.session",
-        mode=parameters["mode"],
+    session = _new(
+        account,
+        parameters,
         currency=items[0]["currency"],
         amount_subtotal=subtotal,
         amount_total=subtotal - reduction,
         total_details={"amount_discount": reduction, "amount_shipping": 0, "amount_tax": 0},
         discounts=discounts,
-        expires_at=parameters.get("expires_at", account.clock.now() + LIFETIME_SECONDS),
-        **{name: parameters[name] for name in COPIED if name in parameters},
     )
-    session["url"] = f"{account.caller.base_url}/pay/{session['id']}"
-    account.checkouts[session["id"]] = {
+    account.checkouts[session["id"]] |= {
         "line_items": items,
         "data": parameters.get("payment_intent_data", parameters.get("subscription_data", {})),
+    }
+    return session
+
+
+def _open_setup(account: Account, parameters: JsonObject) -> JsonObject:
+    """Open a session on whose page a customer leaves a payment method."""
+    intent = setup_intents.create(account, parameters["customer"], parameters.get("setup_intent_data", {}))
+    fields = {"currency": parameters.get("currency"), "setup_intent": intent["id"], "total_details": None}
+    return _new(account, parameters, payment_status="no_payment_required", **fields)
+
+
+def _new(account: Account, parameters: JsonObject, **fields: Any) -> JsonObject:
+    session = account.new(
+        "checkout.session",
+        mode=parameters["mode"],
+        expires_at=parameters.get("expires_at", account.clock.now() + LIFETIME_SECONDS),
+        **checkout_options.shown(parameters),
+        **fields,
+    )
+    session["custom_text"] |= parameters.get("custom_text") or {}
+    session["url"] = f"{account.caller.base_url}/pay/{session['id']}"
+    if session["ui_mode"] == "embedded_page":
+        session |= {"url": None, "client_secret": random_id(f"{session['id']}_secret_")}
+    account.checkouts[session["id"]] = {
+        "line_items": [],
+        "data": {},
         "payment_intent": None,
         "subscription": None,
         "delayed": False,
@@ -74,38 +99,6 @@ def _amounts(account: Account, items: list[JsonObject], discounts: list[JsonObje
     """What the items cost, and what the discounts take off it."""
     subtotal = sum(item["amount_subtotal"] for item in items)
     return subtotal, sum(catalog.reduction(account.objects["coupon"][given["coupon"]], subtotal) for given in discounts)
-
-
-def _check(account: Account, parameters: JsonObject) -> None:
-    for name in ("mode", "success_url", "line_items"):
-        if not parameters.get(name):
-            raise missing_parameter(name)
-    mode = parameters["mode"]
-    if mode not in MODE_DATA.values():
-        raise invalid(f"The sandbox has no sessions in `{mode}` mode.", param="mode")
-    for first, second in ALTERNATIVES:
-        if first in parameters and second in parameters:
-            raise invalid(f"You may only specify one of these parameters: {first}, {second}.", param=first)
-    for name, only_mode in MODE_DATA.items():
-        if name in parameters and mode != only_mode:
-            raise invalid(f"You can not pass `{name}` in `{mode}` mode.", param=name)
-    if len(parameters["line_items"]) > MAX_LINE_ITEMS:
-        raise invalid(f"`line_items` can have at most {MAX_LINE_ITEMS} elements.", param="line_items")
-    if len(parameters.get("discounts", [])) > 1:
-        raise invalid("`discounts` can have at most 1 element.", param="discounts")
-    if "customer" in parameters:
-        account.named("customer", parameters["customer"], param="customer")
-    for name in ("success_url", "cancel_url"):
-        if not parameters.get(name, "http://").lower().startswith(("http://", "https://")):
-            raise invalid("Not a valid URL", param=name, code="url_invalid")
-    _check_expiry(account, parameters)
-
-
-def _check_expiry(account: Account, parameters: JsonObject) -> None:
-    lifetime = parameters.get("expires_at", account.clock.now() + LIFETIME_SECONDS) - account.clock.now()
-    if not SHORTEST_LIFETIME_SECONDS <= lifetime <= LIFETIME_SECONDS:
-        message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from Checkout Session creation."
-        raise invalid(message, param="expires_at")
 
 
 def _price(account: Account, item: JsonObject, path: str) -> PricedProduct:
@@ -142,8 +135,9 @@ def _check_prices(prices: list[JsonObject], mode: str) -> None:
         raise invalid("All recurring prices must have the same billing interval.", param="line_items")
 
 
-def _line_item(account: Account, item: JsonObject, priced: PricedProduct) -> JsonObject:
-    amount = priced.price["unit_amount"] * item["quantity"]
+def _line_item(account: Account, item: JsonObject, priced: PricedProduct, *, is_free: bool) -> JsonObject:
+    """:param is_free: whether a trial comes before the first payment for it"""
+    amount = 0 if is_free else priced.price["unit_amount"] * item["quantity"]
     return account.build(
         "item",
         price=priced.price,
@@ -201,17 +195,21 @@ def expire(account: Account, session: JsonObject) -> None:
     checkout = account.checkouts[session["id"]]
     if checkout["subscription"] is not None:
         subscriptions.give_up(account, account.objects["subscription"][checkout["subscription"]])
+    if session["setup_intent"] is not None:
+        setup_intents.cancel(account, account.objects["setup_intent"][session["setup_intent"]])
     if checkout["payment_intent"] is not None:
         payment_intents.cancel(account, account.objects["payment_intent"][checkout["payment_intent"]], "automatic")
     account.emit("checkout.session.expired", session)
 
 
-def pay(account: Account, session: JsonObject) -> None:
-    """The customer pays at once."""
+def pay(account: Account, session: JsonObject, *, card: str | None = None) -> None:
+    """The customer pays at once, with a new card or the one of that published name, and answers his bank."""
     intent = _payment(account, session)
     if intent is None:
         _complete(account, session, "no_payment_required")
         return
+    if card is not None:
+        intent["payment_method"] = payment_methods.named(account, card)["id"]
     payment_intents.pay(account, intent)
     _complete(account, session, "paid" if intent["status"] == "succeeded" else "unpaid")
 
@@ -235,6 +233,16 @@ def decline(account: Account, session: JsonObject) -> None:
     if intent is None:
         raise invalid("There is nothing to pay.")
     payment_intents.decline(account, intent)
+
+
+def save(account: Account, session: JsonObject, *, card: str) -> None:
+    """The customer leaves the method of that published name; if it is refused, the session stays open."""
+    expire_if_due(account, session)
+    if session["status"] != "open":
+        raise invalid(f"This Checkout Session is {session['status']}.")
+    intent = account.objects["setup_intent"][session["setup_intent"]]
+    if setup_intents.confirm(account, intent, card):
+        _complete(account, session, "no_payment_required")
 
 
 def settle(account: Account, session: JsonObject) -> None:
@@ -294,6 +302,10 @@ def _new_intent(account: Account, session: JsonObject) -> JsonObject | None:
     if session["amount_total"] == 0:
         return None
     data = account.checkouts[session["id"]]["data"]
+    creation = session["invoice_creation"] or {}
+    keeps_customer = session["customer_creation"] == "always" or "setup_future_usage" in data or creation.get("enabled")
+    if session["customer"] is None and keeps_customer:
+        session["customer"] = customers.create(account, {"email": _email(account, session)})["id"]
     terms = {"amount": session["amount_total"], "currency": session["currency"], "customer": session["customer"]}
     return payment_intents.create(account, data | terms)
 
@@ -304,7 +316,24 @@ def _subscribe(account: Account, session: JsonObject) -> JsonObject | None:
     checkout = account.checkouts[session["id"]]
     subscription = subscriptions.create(account, session, checkout["line_items"], checkout["data"])
     checkout["subscription"] = subscription["id"]
-    return subscriptions.bill(account, subscription, "subscription_create", checkout["line_items"])
+    lines = checkout["line_items"]
+    if "trial_period_days" in checkout["data"]:
+        lines = [line for line in lines if not line["price"]["recurring"]]
+        _start_trial(account, subscription, checkout["data"]["trial_period_days"])
+    intent = subscriptions.bill(account, subscription, "subscription_create", lines)
+    if intent is not None:
+        intent["setup_future_usage"] = "off_session"
+    return intent
+
+
+def _start_trial(account: Account, subscription: JsonObject, days: int) -> None:
+    """The first period is free, and costs nothing until it ends."""
+    end = subscription["start_date"] + days * DAY_SECONDS
+    subscription |= {"status": "trialing", "trial_start": subscription["start_date"], "trial_end": end}
+    subscription["billing_cycle_anchor"] = end
+    for item in subscription["items"]["data"]:
+        item["current_period_end"] = end
+    account.emit("customer.subscription.updated", subscription, previous={"status": "incomplete"})
 
 
 def _complete(account: Account, session: JsonObject, payment_status: str) -> None:
@@ -318,14 +347,31 @@ def _complete(account: Account, session: JsonObject, payment_status: str) -> Non
         "tax_exempt": "none",
         "tax_ids": [],
     }
+    if session["automatic_tax"]["enabled"]:
+        session["automatic_tax"]["status"] = "complete"
     if checkout["subscription"] is None:
         session["payment_intent"] = checkout["payment_intent"]
+        _invoice(account, session)
     else:
         subscription = account.objects["subscription"][checkout["subscription"]]
         session |= {"subscription": subscription["id"], "invoice": subscription["latest_invoice"]}
     for discount in session["discounts"]:
         catalog.redeem(account, discount)
     account.emit("checkout.session.completed", session)
+
+
+def _invoice(account: Account, session: JsonObject) -> None:
+    """Make the invoice of a payment, where one was asked for."""
+    creation = session["invoice_creation"] or {}
+    intent = account.get("payment_intent", session["payment_intent"] or "")
+    if intent is None or not creation.get("enabled"):
+        return
+    lines = [
+        {"amount": item["amount_total"], "description": item["description"], "quantity": item["quantity"]}
+        for item in account.checkouts[session["id"]]["line_items"]
+    ]
+    fields = chosen(creation.get("invoice_data", {}), "description", "footer", "metadata")
+    session["invoice"] = invoices.of_payment(account, intent, lines, fields=fields)["id"]
 
 
 def _email(account: Account, session: JsonObject) -> str:
