@@ -11,13 +11,8 @@ from app.schemas.actions import (
     RefundCreatedSchema,
     RefundCreateSchema,
 )
-from app.schemas.payments import (
-    CheckoutCreatedSchema,
-    CheckoutCreateSchema,
-    IdempotencyKeySchema,
-    PaymentIntentCreatedSchema,
-    PaymentIntentCreateSchema,
-)
+from app.schemas.checkout import CheckoutCreatedSchema, CheckoutCreateSchema
+from app.schemas.payments import IdempotencyKeySchema, PaymentIntentCreatedSchema, PaymentIntentCreateSchema
 from app.services.operations.accept import OperationRequest, perform
 from app.services.operations.kind import Kind
 from app.services.payments.actions import CANCEL, CAPTURE, REFUND, act_on_payment

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, missing, post_load, pre_load
-from marshmallow.fields import Field, List, Nested, String
+from marshmallow.fields import AwareDateTime, Field, List, Nested, String
 from marshmallow.validate import Length, Validator
 
 MAX_ID_LENGTH = 255
@@ -15,6 +16,10 @@ MAX_URL_LENGTH = 2048
 # Of a request's fields that are not known, as far as they are repeated.
 MAX_IGNORED = 20
 MAX_IGNORED_LENGTH = 100
+# More than any of ISO 8601's ways to write a time.
+MAX_TIME_LENGTH = 64
+
+_ISO_8601 = re.compile(r"\d{4}-?\d\d-?\d\d([T ]\d\d(:?\d\d){0,2}([.,]\d+)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 
 
 @cache
@@ -210,6 +215,20 @@ class BoundedList(Bounded, List[Any]):
     def __init__(self, inner: Field[Any], *, max_items: int, min_items: int = 0, **kwargs: Any) -> None:
         length = Length(min=min_items or None, max=max_items)
         super().__init__(cls_or_instance=inner, length=length, **kwargs)
+
+
+class Time(AwareDateTime):
+    """A time by ISO 8601. Without an offset it is in UTC."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(default_timezone=UTC, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        # Python's parser takes any character at all between the date and the time, an offset's sign included.
+        is_written = isinstance(value, str) and len(value) <= MAX_TIME_LENGTH and _ISO_8601.fullmatch(value)
+        if not is_written:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class AppId(Text):

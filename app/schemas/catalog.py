@@ -1,15 +1,14 @@
 """The catalog: the bodies and the answers of its routes."""
 
-import re
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar
 
-from marshmallow import ValidationError, post_load, validates_schema
-from marshmallow.fields import AwareDateTime, Boolean, Float, Integer, List, Nested, String
+from marshmallow import ValidationError, validates_schema
+from marshmallow.fields import Boolean, Float, Integer, List, Nested, String
 from marshmallow.validate import OneOf, Range
 
-from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, CreatedSchema, RequestSchema, Text, WholeMatch
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, CreatedSchema, RequestSchema, Text, Time, WholeMatch
 from app.schemas.payments import MAX_AMOUNT_IN_CENTS, Currency, Metadata
 
 # What Stripe's own description of its API says. https://github.com/stripe/openapi
@@ -21,10 +20,6 @@ MAX_COUPON_NAME_LENGTH = 40
 MAX_INTERVAL_COUNT = 1_095
 MAX_MONTHS = 1_200
 MAX_REDEMPTIONS = 2**31 - 1
-# More than any of ISO 8601's ways to write one.
-MAX_TIME_LENGTH = 64
-
-_ISO_8601 = re.compile(r"\d{4}-?\d\d-?\d\d([T ]\d\d(:?\d\d){0,2}([.,]\d+)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 
 
 class CatalogMetadata(Metadata):
@@ -73,18 +68,11 @@ class Percentage(Float):
         return super()._validated(value)
 
 
-class FutureTime(AwareDateTime):
-    """A time that is still to come. Without an offset it is in UTC."""
+class FutureTime(Time):
+    """A time that is still to come."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(default_timezone=UTC, validate=_require_future, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
-        # Python's parser takes any character at all between the date and the time, an offset's sign included.
-        is_written = isinstance(value, str) and len(value) <= MAX_TIME_LENGTH and _ISO_8601.fullmatch(value)
-        if not is_written:
-            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
-        return super()._deserialize(value, attr, data, **kwargs)
+        super().__init__(validate=_require_future, **kwargs)
 
 
 def _require_future(moment: datetime) -> None:
@@ -98,10 +86,6 @@ class _CreateSchema(RequestSchema):
 
     app_id = AppId(required=True)
     metadata = CatalogMetadata()
-
-    @post_load
-    def _lower_currency(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {**data, "currency": data["currency"].lower()} if "currency" in data else data
 
 
 class ProductCreateSchema(_CreateSchema):

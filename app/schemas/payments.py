@@ -1,9 +1,9 @@
-"""Creating a payment: the bodies of the two routes and their answers."""
+"""Creating a payment: what both routes take, and the body and the answer of a payment intent."""
 
 from typing import Any, ClassVar
 
-from marshmallow import RAISE, ValidationError, post_load, pre_load, validates_schema
-from marshmallow.fields import Boolean, Dict, Integer, Nested, String
+from marshmallow import ValidationError
+from marshmallow.fields import Boolean, Dict, Integer, String
 from marshmallow.validate import OneOf, Range, Validator
 
 from app.models import CaptureMethod
@@ -12,18 +12,15 @@ from app.schemas.base import (
     NO_CONTROL,
     AppId,
     Bounded,
-    BoundedList,
     CamelCaseSchema,
     CreatedSchema,
     RequestSchema,
     Text,
-    Url,
     WholeMatch,
 )
 
 MAX_AMOUNT_IN_CENTS = 99_999_999
 MAX_METADATA_KEYS = 46
-MAX_DISCOUNTS = 20
 
 # White space, and what some languages' `\s` counts as such and others' doesn't: the document is read by all of them.
 _SPACE = r"\s\x00\x1c-\x1f\x85\ufeff"
@@ -84,6 +81,19 @@ class Currency(Text):
             **kwargs,
         )
 
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # Once it is known to be three letters: there are others whose lower case is one of them.
+        code = super().deserialize(value, *args, **kwargs)
+        return code.lower() if isinstance(code, str) else code
+
+
+class Email(Text):
+    """Something@something.something, without white space."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        pattern = rf"^([^@{_SPACE}]+@[^@{_SPACE}.]+(\.[^@{_SPACE}.]+)+)?$"
+        super().__init__(max_length=512, pattern=WholeMatch(pattern, error="Must be an e-mail address."), **kwargs)
+
 
 class IdempotencyKeySchema(CamelCaseSchema):
     """The header that makes a create repeatable."""
@@ -101,7 +111,7 @@ class IdempotencyKeySchema(CamelCaseSchema):
     )
 
 
-class _TrackedSchema(RequestSchema):
+class TrackedSchema(RequestSchema):
     """Whom a payment is for, and which run it belongs to."""
 
     identity = ("org_id", "run_id", "brand_id", "campaign_id")
@@ -130,84 +140,7 @@ class _TrackedSchema(RequestSchema):
     )
 
 
-class LineItemSchema(RequestSchema):
-    """What is bought, and how many."""
-
-    price_id = Text(
-        required=True,
-        min_length=1,
-        max_length=MAX_ID_LENGTH,
-        metadata={"description": "A Stripe price of the app.", "example": "price_sandbox"},
-    )
-    quantity = Integer(required=True, strict=True, validate=Range(min=1, max=999_999), metadata={"example": 1})
-
-
-class DiscountSchema(RequestSchema):
-    """A coupon or a promotion code of the app. A discount that is dropped would charge the full price."""
-
-    document: ClassVar = {"minProperties": 1, "maxProperties": 1}
-
-    class Meta:
-        unknown = RAISE
-
-    takes_null = False
-
-    coupon = Text(min_length=1, max_length=MAX_ID_LENGTH)
-    promotion_code = Text(min_length=1, max_length=MAX_ID_LENGTH)
-
-    @pre_load
-    def _require_one(self, data: Any, **_: Any) -> Any:
-        if isinstance(data, dict) and sum(value is not None for value in data.values()) != 1:
-            raise ValidationError("Must have exactly one of coupon and promotionCode.")
-        return data
-
-
-class CheckoutCreateSchema(_TrackedSchema):
-    """A checkout to create."""
-
-    document: ClassVar = {
-        "example": {
-            "appId": "shop",
-            "orgId": "org_1",
-            "lineItems": [{"priceId": "price_sandbox", "quantity": 1}],
-            "successUrl": "http://localhost:3000/ok?session={CHECKOUT_SESSION_ID}",
-            "cancelUrl": "http://localhost:3000/cart",
-        }
-    }
-
-    line_items = BoundedList(Nested(LineItemSchema), required=True, min_items=1, max_items=100)
-    success_url = Url(
-        required=True,
-        metadata={
-            "description": "Where Stripe sends the customer after paying; `{CHECKOUT_SESSION_ID}` is filled in.",
-            "example": "http://localhost:3000/ok?session={CHECKOUT_SESSION_ID}",
-        },
-    )
-    cancel_url = Url(
-        required=True,
-        metadata={"description": "Where the customer goes to turn back.", "example": "http://localhost:3000/cart"},
-    )
-    mode = String(validate=OneOf(["payment", "subscription"]), metadata={"default": "payment"})
-    customer_email = Text(
-        max_length=512,
-        pattern=WholeMatch(
-            rf"^([^@{_SPACE}]+@[^@{_SPACE}.]+(\.[^@{_SPACE}.]+)+)?$", error="Must be an e-mail address."
-        ),
-        metadata={"description": "Prefills the page; not used when a customer is given.", "example": "a@b.example"},
-    )
-    discounts = BoundedList(Nested(DiscountSchema), max_items=MAX_DISCOUNTS)
-
-    @validates_schema
-    def _refuse_held_subscription(self, data: dict[str, Any], **_: Any) -> None:
-        if data.get("mode") == "subscription" and data.get("capture_method") == CaptureMethod.MANUAL:
-            raise ValidationError("Is for mode payment: a subscription's money can't be held.", "capture_method")
-
-    @post_load
-    def _drop_empty_list(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {key: value for key, value in data.items() if key != "discounts" or value}
-
-
-class PaymentIntentCreateSchema(_TrackedSchema):
+class PaymentIntentCreateSchema(TrackedSchema):
     """A payment intent to create."""
 
     document: ClassVar = {
@@ -222,26 +155,6 @@ class PaymentIntentCreateSchema(_TrackedSchema):
     )
     currency = Currency(default="usd")
     description = Text(max_length=1_000)
-
-    @post_load
-    def _lower_currency(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {**data, "currency": data["currency"].lower()} if "currency" in data else data
-
-
-class CheckoutCreatedSchema(CreatedSchema):
-    """A checkout that was created."""
-
-    success = Boolean(required=True)
-    payment_id = String(required=True, metadata={"format": "uuid"})
-    session_id = String(required=True, metadata={"example": "cs_test_a1b2"})
-    url = String(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Stripe's page, to send the customer to.",
-            "example": "https://checkout.stripe.com/c/pay/cs_test_a1b2",
-        },
-    )
 
 
 class PaymentIntentCreatedSchema(CreatedSchema):

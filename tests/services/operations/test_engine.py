@@ -19,7 +19,8 @@ from sqlalchemy.exc import IntegrityError
 
 from app.database import Batch
 from app.models import Step
-from app.schemas.payments import CheckoutCreateSchema, PaymentIntentCreateSchema
+from app.schemas.checkout import CheckoutCreateSchema
+from app.schemas.payments import PaymentIntentCreateSchema
 from app.services import Services
 from app.services.events.stripe_event import NotAnEvent, parse_event
 from app.services.operations import accept, operation, recovery
