@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, missing, post_load, pre_load
-from marshmallow.fields import AwareDateTime, Field, List, Nested, String
+from marshmallow.fields import AwareDateTime, Boolean, Field, List, Nested, String
 from marshmallow.validate import Length, Validator
 
 MAX_ID_LENGTH = 255
@@ -215,6 +215,15 @@ class BoundedList(Bounded, List[Any]):
     def __init__(self, inner: Field[Any], *, max_items: int, min_items: int = 0, **kwargs: Any) -> None:
         length = Length(min=min_items or None, max=max_items)
         super().__init__(cls_or_instance=inner, length=length, **kwargs)
+
+
+class Flag(Boolean):
+    """True or false, and nothing that some take for it."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
 
 
 class Time(AwareDateTime):

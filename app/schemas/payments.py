@@ -155,6 +155,13 @@ class PaymentIntentCreateSchema(TrackedSchema):
     )
     currency = Currency(default="usd")
     description = Text(max_length=1_000)
+    receipt_email = Email(metadata={"description": "Stripe sends a receipt there.", "example": "a@b.example"})
+    statement_descriptor_suffix = Text(
+        min_length=1,
+        max_length=22,
+        pattern=WholeMatch(r"^[^<>\\'\"*\x00]*$", error="Must not contain any of <>\\'\"* or a NUL character."),
+        metadata={"description": "What the customer's card statement says after the account's own words."},
+    )
 
 
 class PaymentIntentCreatedSchema(CreatedSchema):

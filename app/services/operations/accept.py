@@ -161,6 +161,7 @@ def perform(request: OperationRequest, *, services: Services, context: CallConte
         raise IdempotencyKeyRequired
     known = _find(request, services)
     if known is None:
+        request.kind.check(request.body)
         services.stripe.require_key(request.app_id, context)
         if accepted := _accept(request, services, context):
             return _walk_or_release(accepted, request.kind, services, context)
@@ -236,7 +237,7 @@ def _replay(known: Any, request: OperationRequest, services: Services, context: 
     if known.answer_status != 200:
         raise StripeRefusal(known.answer["error"], status=known.answer_status, code=known.answer["code"])
     secrets = request.kind.secrets
-    if secrets is None:
+    if secrets is None or not secrets.are_in_answer_to(request.body):
         return dict(known.answer)
     made = services.stripe.retrieve(secrets.resource, request.app_id, known.answer[secrets.id_in_answer], context)
     return {**known.answer, **secrets.read(made)}

@@ -49,11 +49,13 @@ class Secrets(Generic[M]):
     :param resource: what is asked for it again, when the answer is given again
     :param id_in_answer: where the kept answer holds the id of that
     :param read: gives the fields of the answer
+    :param are_in_answer_to: whether a request of this body is answered with any
     """
 
     resource: Resource[M]
     id_in_answer: str
     read: Callable[[M], dict[str, Any]]
+    are_in_answer_to: Callable[[Mapping[str, Any]], bool] = lambda body: True
 
 
 def _as_it_is(body: Mapping[str, Any], services: Services, context: CallContext) -> Mapping[str, Any]:
@@ -80,6 +82,7 @@ class Kind(Generic[M]):
     :param defaults: of fields that a caller may leave out: one that is sent is the same request
     :param needs_key: whether a request of this body is refused without an Idempotency-Key
     :param former_defaults: those that stood in a request's hash until release 1.1, whether they were sent or not
+    :param check: raises what keeps a new request from being accepted and passes with time: a retry isn't asked again
     :param resolve: adds to a new request what it is about at Stripe; raises what keeps it from being accepted
     :param accept: inserts the operation, with what it creates; its rows tell that it was not there before
     :param columns: the values for `accept` besides the operation's own, of its id and its resolved request
@@ -99,6 +102,7 @@ class Kind(Generic[M]):
     defaults: Mapping[str, Any] = field(default_factory=dict)
     former_defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_key: Callable[[Mapping[str, Any]], bool] = lambda body: False
+    check: Callable[[Mapping[str, Any]], None] = lambda body: None
     resolve: Callable[[Mapping[str, Any], Services, CallContext], Mapping[str, Any]] = _as_it_is
     accept: Batch
     columns: Callable[[uuid.UUID, Mapping[str, Any]], dict[str, Any]]

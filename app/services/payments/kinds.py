@@ -1,5 +1,6 @@
 """The two kinds of operation that create a payment: a checkout session, and a payment intent."""
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.database import Batch
+from app.errors import InvalidRequest
 from app.models import CaptureMethod, Operation, OperationKind, Payment, TrackingState
 from app.services.events.stripe_event import answer_event
 from app.services.events.stripe_object import id_of, required, text_of
@@ -19,12 +21,15 @@ from app.services.payments.run_tracking import create_run, end_run_made_for_noth
 from app.services.payments.stripe_params import (
     DEFAULT_CURRENCY,
     DEFAULT_MODE,
+    EMBEDDED,
     checkout_session_params,
     payment_intent_params,
 )
 from app.services.upstreams.stripe import Resource
 
 MAX_URL_LENGTH = 10_000
+# For how long a page is open. https://docs.stripe.com/api/checkout/sessions/create#create_checkout_session-expires_at
+SHORTEST_LIFETIME_SECONDS, LONGEST_LIFETIME_SECONDS = 30 * 60, 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,7 @@ class CheckoutSession:
 
     id: str
     url: str | None
+    client_secret: str | None
     stripe_object: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -41,7 +47,12 @@ class CheckoutSession:
         url = answer.get("url")
         if url is not None and len(required(text_of(url))) > MAX_URL_LENGTH:
             raise ValueError("not a usable URL")
-        return cls(id=required(id_of(answer["id"])), url=url, stripe_object=answer)
+        return cls(
+            id=required(id_of(answer["id"])),
+            url=url,
+            client_secret=text_of(answer.get("client_secret")),
+            stripe_object=answer,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +126,20 @@ def _intent_columns(operation_id: uuid.UUID, body: Mapping[str, Any]) -> dict[st
     return {**_payment_columns(operation_id, body), **amount}
 
 
+def _require_lifetime(body: Mapping[str, Any]) -> None:
+    """:raises InvalidRequest: when the page would be open for less than Stripe allows, or for longer."""
+    if "expires_at" not in body:
+        return
+    if not SHORTEST_LIFETIME_SECONDS <= body["expires_at"] - time.time() <= LONGEST_LIFETIME_SECONDS:
+        raise InvalidRequest({"expiresAt": ["Must be 30 minutes to 24 hours ahead."]})
+
+
 def _answer_checkout(operation: HeldOperation, session: CheckoutSession) -> dict[str, Any]:
     return {"success": True, "payment_id": str(operation.payment_id), "session_id": session.id, "url": session.url}
+
+
+def _secret_of_page(session: CheckoutSession) -> dict[str, Any]:
+    return {} if session.client_secret is None else {"client_secret": session.client_secret}
 
 
 def _answer_intent(operation: HeldOperation, intent: PaymentIntent) -> dict[str, Any]:
@@ -130,8 +153,15 @@ def _answer_intent(operation: HeldOperation, intent: PaymentIntent) -> dict[str,
 
 CREATE_CHECKOUT_SESSION = Kind(
     name=OperationKind.CHECKOUT_SESSION,
-    defaults={"mode": DEFAULT_MODE, "capture_method": CaptureMethod.AUTOMATIC},
+    defaults={
+        "mode": DEFAULT_MODE,
+        "capture_method": CaptureMethod.AUTOMATIC,
+        "ui_mode": "hosted",
+        "redirect_on_completion": "always",
+        **dict.fromkeys(("allow_promotion_codes", "automatic_tax", "invoice_creation"), False),
+    },
     former_defaults={"mode": "payment"},
+    check=_require_lifetime,
     accept=_ACCEPT_WITH_PAYMENT,
     columns=_payment_columns,
     prepare=create_run,
@@ -143,6 +173,7 @@ CREATE_CHECKOUT_SESSION = Kind(
         operation.upstream_key, "checkout.session.created", session.stripe_object
     ),
     answer=_answer_checkout,
+    secrets=Secrets(CHECKOUT_SESSIONS, "session_id", _secret_of_page, lambda body: body.get("ui_mode") == EMBEDDED),
     complete=report_to_run,
 )
 CREATE_PAYMENT_INTENT = Kind(

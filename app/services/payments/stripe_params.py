@@ -1,14 +1,23 @@
 """What Stripe is asked for: pure functions from an operation to Stripe's parameters."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from stripe.params import PaymentIntentCreateParams
-from stripe.params.checkout import SessionCreateParams, SessionCreateParamsDiscount
+from stripe.params.checkout import (
+    SessionCreateParams,
+    SessionCreateParamsCustomText,
+    SessionCreateParamsDiscount,
+    SessionCreateParamsLineItem,
+    SessionCreateParamsLineItemAdjustableQuantity,
+    SessionCreateParamsLineItemPriceData,
+)
 
 from app.services.operations.operation import HeldOperation
 
 DEFAULT_MODE = "payment"
 DEFAULT_CURRENCY = "usd"
+EMBEDDED = "embedded"
 
 
 def payment_metadata(operation: HeldOperation) -> dict[str, str]:
@@ -34,24 +43,63 @@ def checkout_session_params(operation: HeldOperation) -> SessionCreateParams:
     mode = request.get("mode", DEFAULT_MODE)
     params: SessionCreateParams = {
         "mode": mode,
-        "line_items": [{"price": item["price_id"], "quantity": item["quantity"]} for item in request["line_items"]],
-        "success_url": request["success_url"],
-        "cancel_url": request["cancel_url"],
+        "line_items": [_line_item(item) for item in request["line_items"]],
         "metadata": metadata,
     }
     if mode == "subscription":
         params["subscription_data"] = {"metadata": metadata}
+        if "trial_days" in request:
+            params["subscription_data"]["trial_period_days"] = request["trial_days"]
     else:
         params["payment_intent_data"] = {"metadata": metadata}
         if "capture_method" in request:
             params["payment_intent_data"]["capture_method"] = request["capture_method"]
-    if "customer_id" in request:
-        params["customer"] = request["customer_id"]
-    elif "customer_email" in request:
-        params["customer_email"] = request["customer_email"]
+    _add_customer(params, request)
     if "discounts" in request:
         params["discounts"] = [_discount(discount) for discount in request["discounts"]]
+    _add_page(params, request)
+    _add_options(params, request)
     return params
+
+
+def _add_customer(params: SessionCreateParams, request: Mapping[str, Any]) -> None:
+    if "customer_id" in request:
+        params["customer"] = request["customer_id"]
+        return
+    if "customer_email" in request:
+        params["customer_email"] = request["customer_email"]
+    if "customer_creation" in request:
+        params["customer_creation"] = request["customer_creation"]
+
+
+def _add_page(params: SessionCreateParams, request: Mapping[str, Any]) -> None:
+    """A page of Stripe's, which it calls `hosted_page` and takes where nothing is said, or one inside of the app's."""
+    if request.get("ui_mode") != EMBEDDED:
+        params["success_url"] = request["success_url"]
+        params["cancel_url"] = request["cancel_url"]
+        return
+    params["ui_mode"] = "embedded_page"
+    if "return_url" in request:
+        params["return_url"] = request["return_url"]
+    if "redirect_on_completion" in request:
+        params["redirect_on_completion"] = request["redirect_on_completion"]
+
+
+def _add_options(params: SessionCreateParams, request: Mapping[str, Any]) -> None:
+    if request.get("allow_promotion_codes"):
+        params["allow_promotion_codes"] = True
+    if request.get("automatic_tax"):
+        params["automatic_tax"] = {"enabled": True}
+    if request.get("invoice_creation"):
+        params["invoice_creation"] = {"enabled": True}
+    if "expires_at" in request:
+        params["expires_at"] = request["expires_at"]
+    if "locale" in request:
+        params["locale"] = request["locale"]
+    if "custom_text" in request:
+        params["custom_text"] = _custom_text(request["custom_text"])
+    if "client_reference_id" in request:
+        params["client_reference_id"] = request["client_reference_id"]
 
 
 def payment_intent_params(operation: HeldOperation) -> PaymentIntentCreateParams:
@@ -69,6 +117,50 @@ def payment_intent_params(operation: HeldOperation) -> PaymentIntentCreateParams
         params["description"] = request["description"]
     if "capture_method" in request:
         params["capture_method"] = request["capture_method"]
+    if "receipt_email" in request:
+        params["receipt_email"] = request["receipt_email"]
+    if "statement_descriptor_suffix" in request:
+        params["statement_descriptor_suffix"] = request["statement_descriptor_suffix"]
+    return params
+
+
+def _line_item(item: Mapping[str, Any]) -> SessionCreateParamsLineItem:
+    params: SessionCreateParamsLineItem = {"quantity": item["quantity"]}
+    if "price_id" in item:
+        params["price"] = item["price_id"]
+    else:
+        params["price_data"] = _price_data(item["price_data"])
+    if "adjustable_quantity" in item:
+        params["adjustable_quantity"] = _adjustable_quantity(item["adjustable_quantity"])
+    return params
+
+
+def _price_data(price: Mapping[str, Any]) -> SessionCreateParamsLineItemPriceData:
+    params: SessionCreateParamsLineItemPriceData = {
+        "currency": price["currency"],
+        "unit_amount": price["unit_amount_in_cents"],
+        "product_data": {"name": price["product_name"]},
+    }
+    if recurring := price.get("recurring"):
+        params["recurring"] = {"interval": recurring["interval"], "interval_count": recurring["interval_count"]}
+    return params
+
+
+def _adjustable_quantity(bounds: Mapping[str, int]) -> SessionCreateParamsLineItemAdjustableQuantity:
+    params: SessionCreateParamsLineItemAdjustableQuantity = {"enabled": True}
+    if "min" in bounds:
+        params["minimum"] = bounds["min"]
+    if "max" in bounds:
+        params["maximum"] = bounds["max"]
+    return params
+
+
+def _custom_text(text: Mapping[str, str]) -> SessionCreateParamsCustomText:
+    params: SessionCreateParamsCustomText = {}
+    if "submit" in text:
+        params["submit"] = {"message": text["submit"]}
+    if "after_submit" in text:
+        params["after_submit"] = {"message": text["after_submit"]}
     return params
 
 
