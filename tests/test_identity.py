@@ -80,7 +80,7 @@ class TestHeaders:
         assert [payment["orgId"] for payment in of_run] == ["org_7"]
         assert client.get("/stats?brandId=brand_1", headers=IDENTITY).json["totalPayments"] == 1
         assert client.post("/stats", json={"runIds": [run_id]}, headers=IDENTITY).json["totalPayments"] == 1
-        for path in ("/status/by-org/org_1", "/stats?orgId=org_1", "/stats?clerkOrgId=org_1"):
+        for path in ("/status/by-org/org_1", "/summary/by-org/org_1", "/stats?orgId=org_1", "/stats?clerkOrgId=org_1"):
             assert client.get(path, headers=IDENTITY).json["code"] == "identity_conflict"
 
     def test_the_document_names_them(self) -> None:

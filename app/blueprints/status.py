@@ -4,9 +4,16 @@ from typing import Any
 
 from app.request_context import services
 from app.schemas.base import AppQuerySchema, OptionalAppQuerySchema
-from app.schemas.stats import NoFiltersSchema, StatsFilterSchema, StatsQuerySchema, StatsSchema
+from app.schemas.stats import (
+    NoFiltersSchema,
+    StatsFilterSchema,
+    StatsQuerySchema,
+    StatsSchema,
+    SummaryQuerySchema,
+    SummarySchema,
+)
 from app.schemas.status import PageQuerySchema, PaymentDetailsSchema, PaymentPageSchema
-from app.services.reports.statistics import compute_statistics
+from app.services.reports.statistics import compute_statistics, summarize_organisation
 from app.services.reports.status import (
     find_payment,
     find_payment_by_stripe_id,
@@ -54,6 +61,15 @@ def list_payments_by_org(page: dict[str, Any], org_id: str) -> dict[str, Any]:
 def list_payments_by_run(page: dict[str, Any], run_id: str) -> dict[str, Any]:
     """List the payments of a run, whether it is the payment's own or the caller's."""
     return list_payments_of_run(run_id, page, services=services())
+
+
+@blp.route("/summary/by-org/<text:org_id>")
+@blp.arguments(SummaryQuerySchema, location="query")
+@blp.response(200, SummarySchema)
+@blp.errors("invalid_request", "identity_conflict", 401, 403, "database_unavailable", "overloaded")
+def get_summary_by_org(of: dict[str, Any], org_id: str) -> dict[str, Any]:
+    """Show what an organisation has paid."""
+    return summarize_organisation(org_id, **of, services=services())
 
 
 @blp.route("/stats", methods=["POST"])

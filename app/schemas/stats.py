@@ -7,7 +7,7 @@ from marshmallow import post_load, pre_load
 from marshmallow.fields import Integer, List, Nested, String
 
 from app.errors import UnknownFilter
-from app.schemas.base import BoundedList, CamelCaseSchema, RequestSchema, Text
+from app.schemas.base import BoundedList, CamelCaseSchema, OptionalAppQuerySchema, RequestSchema, Text, Time
 
 MAX_RUNS = 1_000
 COUNT = {"example": 1}
@@ -90,6 +90,29 @@ class CurrencyStatsSchema(CamelCaseSchema):
     net_in_cents = Integer(
         required=True, metadata={"description": "Gross less refunded and disputed.", "example": 1000}
     )
+
+
+class SummaryQuerySchema(OptionalAppQuerySchema):
+    """Which of an organisation's payments to sum."""
+
+    identity = ("org_id",)
+
+    before = Time(metadata={"description": "Only payments that were made before. ISO 8601; without an offset, in UTC."})
+
+
+class TotalsSchema(CurrencyStatsSchema):
+    """What was paid in one currency, and what of it is lost."""
+
+    lost_in_cents = Integer(
+        required=True, metadata={"description": "Of disputedInCents, what won't come back.", "example": 500}
+    )
+
+
+class SummarySchema(CamelCaseSchema):
+    """What an organisation has paid."""
+
+    org_id = String(required=True, metadata={"example": "org_1"})
+    totals = List(Nested(TotalsSchema), required=True)
 
 
 class StatsSchema(CamelCaseSchema):

@@ -11,7 +11,7 @@ from marshmallow import Schema
 from sqlalchemy import Connection, text
 
 from app.request_context import EXTENSION_KEY
-from app.schemas.stats import StatsSchema
+from app.schemas.stats import StatsSchema, SummarySchema
 from app.schemas.status import PaymentDetailsSchema, PaymentPageSchema
 from tests.factories import checkout, intent
 from tests.stand_ins import StandIns
@@ -353,6 +353,58 @@ class TestStats:
         ):
             assert response.status_code == 400
             assert response.json["details"]["fieldErrors"] == {"runIds": ["Longer than maximum length 1000."]}
+
+
+class TestSummary:
+    def test_it_sums_what_an_organisation_has_paid(self, client: FlaskClient) -> None:
+        intent_id = pay(client, create(client))
+        pay(client, create(client, orgId="org_2"))
+        create(client, currency="eur")
+        dispute = {"object": "dispute", "payment_intent": intent_id}
+        deliver(client, event("charge.dispute.closed", dispute | {"id": "du_1", "amount": 300, "status": "lost"}))
+        held = dispute | {"id": "du_2", "amount": 200, "status": "needs_response"}
+        deliver(client, event("charge.dispute.created", held))
+        refund = {"object": "refund", "id": "re_1", "payment_intent": intent_id, "status": "succeeded", "amount": 500}
+        deliver(client, event("refund.created", refund))
+
+        answer = client.get("/summary/by-org/org_1").json
+
+        assert is_described_by(SummarySchema(), answer)
+        nothing = dict.fromkeys(("grossInCents", "refundedInCents", "disputedInCents", "lostInCents", "netInCents"), 0)
+        assert answer == {
+            "orgId": "org_1",
+            "totals": [
+                {"currency": "eur", "payments": 1, **nothing},
+                {"currency": "usd", "payments": 1, "grossInCents": 2000, "refundedInCents": 500,
+                 "disputedInCents": 500, "lostInCents": 300, "netInCents": 1000},
+            ],
+        }  # fmt: skip
+
+    def test_it_narrows_by_app_and_time(self, client: FlaskClient, db: Connection) -> None:
+        create(client)
+        db.execute(text("UPDATE payments SET created_at = '2026-01-01T00:00:00Z'"))
+        create(client)
+        create(client, appId="other")
+        client.post("/checkout/create", json=checkout(lineItems=[{"priceId": "price_1", "quantity": 1}]))
+
+        def payments(**query: str) -> int:
+            totals = client.get("/summary/by-org/org_1", query_string=query).json["totals"]
+            return sum(each["payments"] for each in totals)
+
+        assert (payments(), payments(appId="shop"), payments(appId="other")) == (3, 2, 1)
+        assert payments(before="2026-01-01T00:00:00Z") == 0
+        assert payments(before="2026-01-01T00:00:00.000001Z") == 1
+        assert payments(before="2026-01-02") == 1
+
+    @pytest.mark.parametrize("org_id", ["nobody", "a%00b", "a%0Ab", "team%2Fx"])
+    def test_it_is_empty_for_an_organisation_without_payments(self, client: FlaskClient, org_id: str) -> None:
+        assert client.get(f"/summary/by-org/{org_id}").json["totals"] == []
+
+    @pytest.mark.parametrize("query", ["before=", "before=x", "before=1&before=2", "appId="])
+    def test_it_refuses_a_question_that_is_none(self, client: FlaskClient, query: str) -> None:
+        response = client.get(f"/summary/by-org/org_1?{query}")
+        assert response.status_code == 400
+        assert list(response.json["details"]["fieldErrors"]) == [query.partition("=")[0]]
 
 
 class TestQueries:

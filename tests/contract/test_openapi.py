@@ -86,7 +86,7 @@ CONFIG = schemathesis.Config.from_dict(
             },
             {
                 # Stripe may refuse what is well formed; `takes_what_is_valid` sees to it that we don't.
-                "include-path-regex": "/create$|^/status/by-(org|run)/|^/stats$",
+                "include-path-regex": "/create$|^/(status|summary)/by-(org|run)/|^/stats$",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400"]}},
             },
             {

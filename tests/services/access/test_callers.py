@@ -274,6 +274,7 @@ class TestOtherApps:
         assert answers(payment_id, session_id) == answers(nobody, "cs_none")
         assert {status for status, _ in answers(payment_id, session_id)} == {404}
         assert other.get("/status/by-org/org_1").json["payments"] == []
+        assert other.get("/summary/by-org/org_1").json["totals"] == []
         run_id = client.get(f"/status/{payment_id}").json["payment"]["runId"]
         assert other.get(f"/status/by-run/{run_id}").json["payments"] == []
         for stats in (other.get("/stats"), other.post("/stats", json={}), other.post("/stats")):
