@@ -116,11 +116,21 @@ class PaymentStatus(StrEnum):
     DISPUTED = "disputed"
 
 
+DIGEST_LENGTH = 16
+
 # A failed try is no end; and what succeeded may be refunded or disputed, which Stripe lists apart.
 OPEN_PAYMENTS = (
     "status IN ('checkout_created', 'requires_payment_method', 'requires_confirmation', 'requires_action',"
     " 'processing', 'requires_capture', 'pending', 'failed')"
 )
+
+
+class MovementKind(StrEnum):
+    """What moved a payment's money."""
+
+    RECEIVED = "received"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
 
 
 class TrackingState(StrEnum):
@@ -188,6 +198,7 @@ class Payment(Base):
     failure_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     refund_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     dispute_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    movements_digest: Mapped[str | None] = mapped_column(String(DIGEST_LENGTH))
 
     __table_args__ = (
         _one_of("kind", PaymentKind),
@@ -214,8 +225,9 @@ class Payment(Base):
         _where_known("payments", "campaign_id"),
         # The statistics of a whole app come from this index alone, without a look at the rows.
         Index(
-            "ix_payments_app_id_statistics",
+            "ix_payments_app_id_created_at_statistics",
             "app_id",
+            "created_at",
             postgresql_include=[
                 "status",
                 "currency",
@@ -300,6 +312,43 @@ class Operation(Base):
         # What recovery has to look at.
         _where_known("operations", "lease_until"),
         _where_known("operations", "run_search_until"),
+    )
+
+
+class MoneyMovement(Base):
+    """Money of a payment that moved, as its projection says: what statistics by time are computed from.
+
+    The app and the organisation are the payment's, so that these are read from an index alone.
+    """
+
+    __tablename__ = "money_movements"
+
+    payment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("payments.id"), primary_key=True)
+    # Its place among the payment's, in the order of time.
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    org_id: Mapped[str | None] = mapped_column(String(200))
+    occurred_at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(10))
+    amount_in_cents: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str | None] = mapped_column(String(3))
+
+    __table_args__ = (
+        _one_of("kind", MovementKind),
+        CheckConstraint("amount_in_cents > 0", name="moves_something"),
+        Index(
+            "ix_money_movements_app_id_occurred_at",
+            "app_id",
+            "occurred_at",
+            postgresql_include=["org_id", "currency", "kind", "amount_in_cents"],
+        ),
+        Index(
+            "ix_money_movements_org_id_occurred_at",
+            "org_id",
+            "occurred_at",
+            postgresql_include=["app_id", "currency", "kind", "amount_in_cents"],
+            postgresql_where=text("org_id IS NOT NULL"),
+        ),
     )
 
 

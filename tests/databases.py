@@ -74,7 +74,15 @@ def dispose(application: Flask) -> None:
 
 def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
-    for table in ("operations", "stripe_objects", "stripe_events", "payments", "event_cursors", "api_keys"):
+    for table in (
+        "money_movements",
+        "operations",
+        "stripe_objects",
+        "stripe_events",
+        "payments",
+        "event_cursors",
+        "api_keys",
+    ):
         connection.execute(text(f"DELETE FROM {table}"))
     for table in ("app_accounts", "accounts"):
         connection.execute(text(f"DELETE FROM {table}"))

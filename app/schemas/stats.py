@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from marshmallow import post_load, pre_load
-from marshmallow.fields import Integer, List, Nested, String
+from marshmallow import ValidationError, post_load, pre_load, validates_schema
+from marshmallow.fields import AwareDateTime, Integer, List, Nested, String
+from marshmallow.validate import OneOf
 
 from app.errors import UnknownFilter
 from app.schemas.base import BoundedList, CamelCaseSchema, OptionalAppQuerySchema, RequestSchema, Text, Time
@@ -33,7 +34,7 @@ class NoFiltersSchema(RequestSchema):
 
 
 class StatsFilterSchema(NoFiltersSchema):
-    """Which payments to count: those that match all that is given."""
+    """Which payments to count: those that match all that is given; and by which periods to sum besides."""
 
     document: ClassVar = {"example": {"appId": "shop"}, "additionalProperties": False}
     identity = ("org_id",)
@@ -49,6 +50,20 @@ class StatsFilterSchema(NoFiltersSchema):
     brand_id = _Filter()
     app_id = _Filter()
     campaign_id = _Filter()
+    since = Time(
+        data_key="from",
+        metadata={"description": "Payments that were made then or later. ISO 8601; without an offset, in UTC."},
+    )
+    until = Time(data_key="to", metadata={"description": "Payments that were made before."})
+    group_by = String(
+        validate=OneOf(["day", "week", "month"]),
+        metadata={"description": "Adds `periods` in UTC, with what happened in each between `from` and `to`."},
+    )
+
+    @validates_schema
+    def _require_order(self, data: dict[str, Any], **_: Any) -> None:
+        if "since" in data and "until" in data and data["since"] >= data["until"]:
+            raise ValidationError("Must be after from.", "to")
 
     @post_load
     def _use_one_name(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -115,6 +130,20 @@ class SummarySchema(CamelCaseSchema):
     totals = List(Nested(TotalsSchema), required=True)
 
 
+class PeriodStatsSchema(CamelCaseSchema):
+    """What happened in a day, a week from Monday on, or a month, in UTC, whenever the payment was made."""
+
+    start = AwareDateTime(required=True, metadata={"description": "ISO 8601 in UTC."})
+    currencies = List(
+        Nested(CurrencyStatsSchema),
+        required=True,
+        metadata={
+            "description": "The payments that were made in the period, what was received and refunded in it, and what "
+            "disputes that began in it hold or have taken."
+        },
+    )
+
+
 class StatsSchema(CamelCaseSchema):
     """Counts and sums."""
 
@@ -128,3 +157,7 @@ class StatsSchema(CamelCaseSchema):
     refund_count = Integer(required=True, metadata=COUNT)
     dispute_count = Integer(required=True, metadata=COUNT)
     currencies = List(Nested(CurrencyStatsSchema), required=True)
+    periods = List(
+        Nested(PeriodStatsSchema),
+        metadata={"description": "With groupBy: the periods in which something happened, the earliest first."},
+    )

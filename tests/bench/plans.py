@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from app.database import Batch
 
-_WHOLE_TABLE = re.compile(r"Seq Scan on (payments|operations|stripe_objects|stripe_events)\b")
+_WHOLE_TABLE = re.compile(r"Seq Scan on (payments|operations|stripe_objects|stripe_events|money_movements)\b")
 
 
 def explain(engine: Engine, request: Callable[[], object]) -> list[str]:

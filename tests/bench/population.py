@@ -86,6 +86,13 @@ _OBJECTS = text("""
     WHERE known.id IS NOT NULL AND (status = 'succeeded') = :paid
 """)
 
+# What the fold writes beside a payment that is paid.
+_MOVEMENTS = text("""
+    INSERT INTO money_movements (payment_id, number, app_id, org_id, occurred_at, kind, amount_in_cents, currency)
+    SELECT id, 1, app_id, org_id, created_at + interval '1 second', 'received', amount_in_cents, currency
+    FROM payments WHERE status = 'succeeded' AND :paid
+""")
+
 _EVENTS = text("""
     INSERT INTO stripe_events (app_id, id, payment_id, type, created, object, refs, received_at)
     SELECT
@@ -131,7 +138,7 @@ def add_events(connection: Connection) -> None:
 
 def vacuum(connection: Connection) -> None:
     """Bring statistics and visibility up to date, as autovacuum does in time."""
-    for table in ("payments", "operations", "stripe_objects", "stripe_events"):
+    for table in ("payments", "operations", "stripe_objects", "stripe_events", "money_movements"):
         connection.execute(text(f"VACUUM (ANALYZE) {table}"))
 
 
@@ -143,3 +150,4 @@ def _add(connection: Connection, *, first: int, payments: int, apps: int, paid: 
     connection.execute(_OPERATIONS, {"paid": paid})
     connection.execute(_ANSWERS, {"paid": paid, "made": made})
     connection.execute(_OBJECTS, {"paid": paid})
+    connection.execute(_MOVEMENTS, {"paid": paid})

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 from statistics import median
+from urllib.parse import urlencode
 
 import orjson
 from flask.testing import FlaskClient
@@ -29,6 +31,7 @@ from tests.web import API_KEY
 SMALL = 10_000
 MOST_TIMES_SMALL = 2.0
 WHOLE_APP_MS = 500.0
+PERIODS_OF_WHOLE_APP_MS = 3_000.0
 BLOCKS = 8
 BLOCK = 50
 REPEATS_OF_WHOLE_APP = 20
@@ -89,8 +92,9 @@ def main() -> int:
         plans = [plan for read in READS for plan in _plans(large, read)]
         figures = [_compare(read, small, large) for read in READS]
     with _store(options.payments, apps=1, events=False, keep=options.keep) as one_app:
-        plans += _plans(one_app, WHOLE_APP)
-        figures.append(_measure_whole_app(one_app))
+        for read, bound in WHOLE_APP:
+            plans += _plans(one_app, read)
+            figures.append(_measure_whole_app(one_app, read, bound))
     print("\n\n".join(plans), *figures, sep="\n")
     whole_tables = sum(map(reads_whole_table, plans))
     print(f"plans that read a whole table: {whole_tables} of {len(plans)}")
@@ -136,16 +140,39 @@ def _stats_of_org(_: Store) -> list[str]:
     return [f"/stats?orgId={ORG_OF_1000}"]
 
 
+def _stats_of_org_by_month(_: Store) -> list[str]:
+    return [f"/stats?orgId={ORG_OF_1000}&groupBy=month"]
+
+
+def _summary_of_org(_: Store) -> list[str]:
+    return [f"/summary/by-org/{ORG_OF_1000}"]
+
+
 def _stats_of_app(_: Store) -> list[str]:
     return ["/stats?appId=app_0"]
+
+
+def _stats_of_app_by_month(_: Store) -> list[str]:
+    return ["/stats?appId=app_0&groupBy=month"]
+
+
+def _stats_of_app_in_a_week(_: Store) -> list[str]:
+    week = {"from": datetime.now(UTC) - timedelta(days=30), "to": datetime.now(UTC) - timedelta(days=23)}
+    return [f"/stats?{urlencode({name: f'{time:%Y-%m-%d}' for name, time in week.items()})}&appId=app_0&groupBy=day"]
 
 
 READS = (
     Read("GET /status/{paymentId}", _statuses),
     Read("GET /status/by-org, in the middle", _page_in_the_middle),
     Read("GET /stats of an org of 1,000", _stats_of_org),
+    Read("GET /stats of that org by month", _stats_of_org_by_month),
+    Read("GET /summary of that org", _summary_of_org),
 )
-WHOLE_APP = Read("GET /stats of an app with all", _stats_of_app)
+WHOLE_APP = (
+    (Read("GET /stats of an app with all", _stats_of_app), WHOLE_APP_MS),
+    (Read("GET /stats of that app by month", _stats_of_app_by_month), PERIODS_OF_WHOLE_APP_MS),
+    (Read("GET /stats of a week of it by day", _stats_of_app_in_a_week), WHOLE_APP_MS),
+)
 
 
 def _plans(store: Store, read: Read) -> list[str]:
@@ -181,11 +208,11 @@ def _warm(store: Store, paths: Sequence[str]) -> None:
         store.get(path)
 
 
-def _measure_whole_app(store: Store) -> Figures:
-    path = WHOLE_APP.paths(store)[0]
-    assert store.get(path)["totalPayments"] == store.payments
+def _measure_whole_app(store: Store, read: Read, bound: float) -> Figures:
+    path = read.paths(store)[0]
+    counted = store.get(path)["totalPayments"]
     measured = median(_milliseconds(store, path) for _ in range(REPEATS_OF_WHOLE_APP))
-    return Figures(WHOLE_APP.name, measured, WHOLE_APP_MS, f"for {store.payments:,} payments")
+    return Figures(read.name, measured, bound, f"for {counted:,} payments")
 
 
 def _milliseconds(store: Store, path: str) -> float:

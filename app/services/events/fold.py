@@ -5,16 +5,17 @@ an event and a payment that become known at the same time, the one that commits 
 """
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Text, Uuid, any_, bindparam, func, null, select, update
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import BigInteger, Text, Uuid, any_, bindparam, cast, delete, func, null, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, insert
 
 from app.database import Batch, Transaction
 from app.metrics import count_status, count_unknown_value
-from app.models import Payment, PaymentKind, StripeEvent, StripeObject
+from app.models import MoneyMovement, Payment, PaymentKind, StripeEvent, StripeObject
 from app.services.events.projection import ID_COLUMNS, STATE_COLUMNS, Projection, project
 from app.services.events.stripe_event import Event
 
@@ -56,6 +57,27 @@ _new_ids = select(func.unnest(_ids), bindparam("app_id", type_=Text), _payment_i
 _learn = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
 _WRITE = Batch(_write)
 _WRITE_AND_LEARN = Batch(_write, _learn)
+
+# A payment's movements are few, and written anew as a whole. The payment's row is locked.
+_moved: Any = (
+    func.unnest(
+        cast(bindparam("times"), ARRAY(TIMESTAMP(timezone=True))),
+        cast(bindparam("kinds"), ARRAY(Text)),
+        cast(bindparam("amounts"), ARRAY(BigInteger)),
+    )
+    .table_valued("occurred_at", "kind", "amount_in_cents", with_ordinality="number", name="moved")
+    .render_derived()
+)
+_MOVE = Batch(
+    delete(MoneyMovement).where(MoneyMovement.payment_id == _payment_id),
+    insert(MoneyMovement).from_select(
+        ["payment_id", "app_id", "org_id", "currency", "occurred_at", "kind", "amount_in_cents", "number"],
+        select(Payment.id, Payment.app_id, Payment.org_id, bindparam("currency", type_=Text), *_moved.c)
+        .select_from(Payment)
+        .join(_moved, true())
+        .where(Payment.id == _payment_id),
+    ),
+)
 
 _DETACH = Batch(
     update(StripeEvent)
@@ -116,9 +138,22 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
         return Folded()
     if "status" in changes:
         count_status(projection.state.status)
+    if "movements_digest" in changes:
+        _write_movements(transaction, payment.payment_id, projection)
     ours = {"payment_id": payment.payment_id, "app_id": payment.app_id, "run_id": run_id, "ids": learned}
     transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **asdict(projection.state))
     return Folded(learned, changes)
+
+
+def _write_movements(transaction: Transaction, payment_id: uuid.UUID, projection: Projection) -> None:
+    transaction.run(
+        _MOVE,
+        payment_id=payment_id,
+        currency=projection.state.currency,
+        times=[movement.occurred_at for movement in projection.movements],
+        kinds=[movement.kind for movement in projection.movements],
+        amounts=[movement.amount_in_cents for movement in projection.movements],
+    )
 
 
 # What was logged by this process: a value is worth one line, however many events hold it.

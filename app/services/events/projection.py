@@ -5,13 +5,14 @@ came first. `created` is in whole seconds at Stripe, and event ids aren't ordere
 disagree, a rank decides, and the id only where that is equal.
 """
 
+import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.models import PaymentKind, PaymentStatus
+from app.models import DIGEST_LENGTH, MovementKind, PaymentKind, PaymentStatus
 from app.services.events.facts import Facts, Shown, gather, last, order
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import cents_of, currency_of, dig, id_of, references, text_of
@@ -131,6 +132,15 @@ class Dispute:
         return self.status == "lost" or (self.is_open and not is_inquiry)
 
 
+@dataclass(frozen=True, order=True)
+class Movement:
+    """Money that came in, went back, or is held or lost by a dispute: when, and how much of the payment's currency."""
+
+    occurred_at: datetime
+    kind: MovementKind
+    amount_in_cents: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PaymentState:
     """What a payment has become, by the names of its columns. Amounts are in the currency's smallest unit."""
@@ -152,6 +162,8 @@ class PaymentState:
     failure_count: int
     refund_count: int
     dispute_count: int
+    # Tells without a look at the rows of its movements whether they are others now; None where there are none.
+    movements_digest: str | None
 
 
 STATE_COLUMNS = tuple(column.name for column in fields(PaymentState))
@@ -161,7 +173,7 @@ ID_COLUMNS = tuple(name for name in STATE_COLUMNS if name.startswith("stripe_") 
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A payment's state, what happened to it, the ids of Stripe's objects that are its own, and what isn't about it.
+    """A payment's state, what happened to it, how its money moved, its own ids of Stripe's, and what isn't about it.
 
     Foreign are events that were joined by their metadata, and are about another intent or subscription than its own.
     """
@@ -171,6 +183,8 @@ class Projection:
     failures: tuple[Failure, ...]
     refunds: tuple[Refund, ...]
     disputes: tuple[Dispute, ...]
+    # Of each kind they add up to what the state says.
+    movements: tuple[Movement, ...]
     own_ids: frozenset[str]
     foreign_event_ids: frozenset[str]
     # By field, what Stripe said there that we don't know.
@@ -192,10 +206,13 @@ def _project(facts: Facts) -> Projection:
     refunds = _refunds(facts)
     disputes = _disputes(facts)
     received = _received(facts)
-    refunded = min(received, _refunded(facts, refunds))
+    given_back = list(_up_to(received, _given_back(facts, refunds)))
+    refunded = sum(movement.amount_in_cents for movement in given_back)
+    movements = tuple(sorted((*_receipts(facts, successes, received), *given_back, *_held(disputes))))
+    asked_for = _asked_for(facts)
     state = PaymentState(
         status=_status(facts, received=received, refunded=refunded, disputes=disputes),
-        **_asked_for(facts),
+        **asked_for,
         stripe_payment_intent_id=facts.stripe_payment_intent_id,
         stripe_checkout_session_id=facts.stripe_checkout_session_id,
         stripe_subscription_id=facts.stripe_subscription_id,
@@ -210,6 +227,7 @@ def _project(facts: Facts) -> Projection:
         failure_count=len(failures),
         refund_count=len(refunds),
         dispute_count=len(disputes),
+        movements_digest=_digest(movements, asked_for["currency"]),
     )
     own_ids = _own_ids(facts, state)
     return Projection(
@@ -218,6 +236,7 @@ def _project(facts: Facts) -> Projection:
         failures=failures,
         refunds=refunds,
         disputes=disputes,
+        movements=movements,
         own_ids=own_ids,
         # What was joined by an id that is the payment's own stays, whatever else it is about.
         foreign_event_ids=frozenset(e.id for e in facts.foreign if own_ids.isdisjoint(references(e.object))),
@@ -290,6 +309,17 @@ def _received(facts: Facts) -> int:
     return _asked_for(facts)["amount_in_cents"] or 0 if _paid_session(facts) else 0
 
 
+def _receipts(facts: Facts, successes: Iterable[Success], received: int) -> Iterator[Movement]:
+    """When what was received came in: with each success, or with what says that it was paid with more."""
+    left = received
+    for success in successes:
+        if success.amount_in_cents:
+            yield Movement(success.created_at, MovementKind.RECEIVED, success.amount_in_cents)
+            left -= success.amount_in_cents
+    if left and (paid := last(_paid_invoices(facts)) or _paid_session(facts)):
+        yield Movement(_time(paid.created), MovementKind.RECEIVED, left)
+
+
 def _successes(facts: Facts) -> tuple[Success, ...]:
     """One for each intent that was paid, or one for what was paid without any."""
     by_intent = [_intent_success(facts, intent_id, events) for intent_id, events in _paid_intents(facts).items()]
@@ -356,7 +386,7 @@ def _receipt(facts: Facts, charge_id: str | None) -> str | None:
 # Refunded.
 
 
-def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
+def _given_back(facts: Facts, refunds: Iterable[Refund]) -> list[Movement]:
     """What went back, by charge: its refunds that haven't come back, or what the charge says where that is more.
 
     A pending one counts: the charge shows it as refunded from the beginning.
@@ -369,22 +399,32 @@ def _refunded(facts: Facts, refunds: Iterable[Refund]) -> int:
     for event, charge in facts.charges:
         charges.setdefault(id_of(charge), []).append((event, charge))
     failed = _failed_refunds(facts)
-    return sum(
-        max(
-            sum(refund.amount_in_cents for refund in by_charge.get(charge_id, ()) if not refund.has_come_back),
-            _refunded_by_charge(charges.get(charge_id, []), by_charge.get(charge_id, []), failed),
-        )
+    return [
+        movement
         for charge_id in by_charge.keys() | charges
-    )
+        for movement in max(
+            _named_refunds(by_charge.get(charge_id, [])),
+            _shown_refunds(charges.get(charge_id, []), by_charge.get(charge_id, []), failed),
+            key=lambda movements: sum(movement.amount_in_cents for movement in movements),
+        )
+    ]
 
 
-def _refunded_by_charge(snapshots: list[Shown], refunds: list[Refund], failed: list[tuple[int, int, int]]) -> int:
-    """The most that a charge ever showed as refunded, without releases, and without refunds that failed.
+def _named_refunds(refunds: list[Refund]) -> list[Movement]:
+    return [
+        Movement(refund.created_at, MovementKind.REFUNDED, refund.amount_in_cents)
+        for refund in refunds
+        if not refund.has_come_back
+    ]
+
+
+def _shown_refunds(snapshots: list[Shown], refunds: list[Refund], failed: list[tuple[int, int, int]]) -> list[Movement]:
+    """What a charge showed as refunded, without releases, and without refunds that failed: each time that it was more.
 
     Whether it goes on showing those isn't documented. Where the refunds that we know are all that it shows, they tell.
     """
     if not snapshots:
-        return 0
+        return []
     released = _released([charge for _, charge in snapshots])
 
     def shown(event: Event, charge: Mapping[str, Any]) -> int:
@@ -395,7 +435,20 @@ def _refunded_by_charge(snapshots: list[Shown], refunds: list[Refund], failed: l
             return kept
         return refunded - sum(amount for made_at, known, amount in failed if made_at <= event.created <= known)
 
-    return max(0, *(shown(event, charge) for event, charge in snapshots))
+    movements, most = [], 0
+    for event, charge in sorted(snapshots, key=lambda each: order(each[0])):
+        if (now := shown(event, charge)) > most:
+            movements.append(Movement(_time(event.created), MovementKind.REFUNDED, now - most))
+            most = now
+    return movements
+
+
+def _up_to(most: int, movements: Iterable[Movement]) -> Iterator[Movement]:
+    """Movements in the order of time, as far as they add up to no more."""
+    for movement in sorted(movements):
+        if amount := min(movement.amount_in_cents, most):
+            yield replace(movement, amount_in_cents=amount)
+            most -= amount
 
 
 def _released(snapshots: Iterable[Mapping[str, Any]]) -> int:
@@ -454,6 +507,13 @@ def _disputes(facts: Facts) -> tuple[Dispute, ...]:
         for dispute_id, (_, event) in latest.items()
     ]
     return tuple(sorted(disputes, key=lambda dispute: (dispute.created_at, dispute.id)))
+
+
+def _held(disputes: Iterable[Dispute]) -> Iterator[Movement]:
+    """What disputes hold or have taken, from when they began."""
+    for dispute in disputes:
+        if dispute.holds_money and dispute.amount_in_cents:
+            yield Movement(dispute.created_at, MovementKind.DISPUTED, dispute.amount_in_cents)
 
 
 def _reversal(reversal: Mapping[str, Any], event: Event) -> dict[str, Any]:
@@ -574,6 +634,11 @@ def _failure(event: Event, error: object, payment_intent_id: str | None) -> Fail
 
 
 # What else.
+
+
+def _digest(movements: tuple[Movement, ...], currency: str | None) -> str | None:
+    told = [f"{each.occurred_at.isoformat()} {each.kind} {each.amount_in_cents} {currency}" for each in movements]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:DIGEST_LENGTH] if told else None
 
 
 def _customer(facts: Facts) -> str | None:

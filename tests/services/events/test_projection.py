@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.models import PaymentKind
+from app.models import MovementKind, PaymentKind
 from app.services.events.projection import PaymentState, Projection
 from app.services.events.stripe_event import PERSONAL_FIELDS, Event, storable
 from app.services.reconciliation.reconcile import EVENT_TYPES
@@ -25,6 +25,14 @@ def counts_of(state: PaymentState) -> tuple[int, ...]:
 
 def lists_of(projection: Projection) -> tuple[tuple[object, ...], ...]:
     return (projection.successes, projection.failures, projection.refunds, projection.disputes)
+
+
+def moved_of(projection: Projection) -> dict[str, int]:
+    """What the movements of each kind add up to."""
+    moved = dict.fromkeys(MovementKind, 0)
+    for movement in projection.movements:
+        moved[movement.kind] += movement.amount_in_cents
+    return {str(kind): amount for kind, amount in moved.items()}
 
 
 def told_of(projection: Projection) -> dict[str, Any]:
@@ -127,6 +135,7 @@ class TestProject:
         assert all(life.projection_of(told) == in_order for told in orders(life.events, seed))
         assert 0 <= state.amount_refunded_in_cents <= state.amount_received_in_cents
         assert counts_of(state) == tuple(map(len, lists_of(in_order)))
+        assert moved_of(in_order) == {"received": life.received, "refunded": life.refunded, "disputed": life.disputed}
         assert (state.status == "succeeded") == (life.expected_status == "succeeded")
 
     @settings(max_examples=amount(50, 5_000), deadline=None)
@@ -187,6 +196,11 @@ class TestProject:
         if state.amount_received_in_cents:
             assert projection.successes
         assert counts_of(state) == tuple(map(len, lists_of(projection)))
+        assert moved_of(projection) == {
+            "received": state.amount_received_in_cents,
+            "refunded": state.amount_refunded_in_cents,
+            "disputed": state.amount_disputed_in_cents,
+        }
         assert len(projection.failures) <= life.failures
         assert {refund.id for refund in projection.refunds} <= set(life.refunds)
         assert {dispute.id for dispute in projection.disputes} <= set(life.disputes)
@@ -206,6 +220,23 @@ class TestProject:
 
         assert projection.state.amount_refunded_in_cents >= 0
         assert projection.state.amount_received_in_cents >= 0
+
+
+class TestMovements:
+    @pytest.mark.parametrize("version", ApiVersion)
+    def test_each_refund_moves_money_when_it_was_made(self, version: ApiVersion) -> None:
+        """Also where only the charge tells of it: fails when what it shows is dated by the last that showed it."""
+        life = Life(PaymentKind.PAYMENT_INTENT, version=version)
+        life.pay()
+        expected = []
+        for amount_in_cents in (1000, 2000):
+            life.now += 40 * 24 * 3600
+            life.refund(amount_in_cents)
+            expected.append((life.now, amount_in_cents))
+
+        movements = life.projection_of(life.events).movements
+        moved = [(each.occurred_at.timestamp(), each.amount_in_cents) for each in movements if each.kind == "refunded"]
+        assert moved == expected
 
 
 class TestAnswers:
