@@ -267,6 +267,16 @@ class PaymentNotReady(ServiceError):
         super().__init__("This payment is not ready for that: Stripe has nothing of it yet")
 
 
+class CustomerExists(ServiceError):
+    """The organisation that a customer is to be handed to has one of its own."""
+
+    status = 409
+    code = "customer_exists"
+
+    def __init__(self) -> None:
+        super().__init__("That organisation has a customer of its own; delete it first, or keep both")
+
+
 class RequestLineTooLong(ServiceError):
     """The path and the query are longer than we read."""
 

@@ -352,6 +352,28 @@ class MoneyMovement(Base):
     )
 
 
+class Customer(Base):
+    """Which customer at Stripe is an organisation's. What is personal stays there."""
+
+    __tablename__ = "customers"
+
+    # The idempotency key under which Stripe makes it.
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    org_id: Mapped[str] = mapped_column(String(200))
+    # None until Stripe has answered.
+    stripe_customer_id: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "uq_customers_app_id_org_id", "app_id", "org_id", unique=True, postgresql_where=text("deleted_at IS NULL")
+        ),
+        Index("uq_customers_stripe_customer_id_app_id", "stripe_customer_id", "app_id", unique=True),
+    )
+
+
 class StripeObject(Base):
     """Which payment an object of Stripe's belongs to: the way from an event to its payment."""
 

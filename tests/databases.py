@@ -76,6 +76,7 @@ def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
     for table in (
         "money_movements",
+        "customers",
         "operations",
         "stripe_objects",
         "stripe_events",

@@ -44,6 +44,17 @@ BODIES = {
     "/prices/create": {"appId": "shop"},
     "/coupons/create": {"appId": "shop"},
     **{f"/payments/{NOBODYS}/{action}": {"appId": "shop"} for action in ("refund", "capture", "cancel")},
+    **{
+        f"/{route}": {"appId": "shop"}
+        for route in (
+            "customers/ensure",
+            "customers/transfer",
+            "payment-methods/setup",
+            "payment-methods/default",
+            "payment-methods/detach",
+            "billing-portal/create",
+        )
+    },
     "/keys/create": {"appId": "shop"},
     "/keys/rotate": {"keyId": NOBODYS},
     "/keys/revoke": {"keyId": NOBODYS},

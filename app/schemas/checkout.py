@@ -37,7 +37,7 @@ LOCALES = (
 
 NULL = {"type": "null"}
 _TEXT = {"type": "string"}
-# What `_broken_rules_of_page` checks; no request is two of them.
+# What `broken_rules_of_page` checks; no request is two of them.
 _HOSTED = {
     "required": ["successUrl", "cancelUrl"],
     "properties": {
@@ -233,7 +233,7 @@ class CheckoutCreateSchema(TrackedSchema):
 
     @validates_schema
     def _check_together(self, data: dict[str, Any], **_: Any) -> None:
-        if broken := dict((*_broken_rules_of_page(data), *_broken_rules_of_mode(data))):
+        if broken := dict((*broken_rules_of_page(data), *_broken_rules_of_mode(data))):
             raise ValidationError({name: [sentence] for name, sentence in broken.items()})
 
     @post_load
@@ -246,7 +246,7 @@ class CheckoutCreateSchema(TrackedSchema):
         return {**data, "expires_at": int(data["expires_at"].timestamp())} if "expires_at" in data else data
 
 
-def _broken_rules_of_page(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def broken_rules_of_page(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Which fields don't go with the kind of page: each by its name on the wire, with a sentence."""
     is_embedded = data.get("ui_mode") == "embedded"
     returns = is_embedded and data.get("redirect_on_completion") != "never"

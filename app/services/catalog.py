@@ -1,7 +1,5 @@
 """The catalog: products, prices and coupons. Stripe keeps them; the service keeps nothing of them."""
 
-import hashlib
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +8,13 @@ from typing import Any, Final, TypeVar
 
 from stripe.params import CouponCreateParams, PriceCreateParams, PriceListParams, ProductCreateParams
 
-from app.errors import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound, UpstreamError
+from app.errors import NotFound, UpstreamError
 from app.services import Services
+from app.services.callers_key import answering_for_the_callers_key, stripe_key
 from app.services.events.stripe_object import cents_of, currency_of, id_of, optional, required, text_of
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import (
     UPSTREAM,
-    IdempotencyKeyExecuting,
-    IdempotencyMismatch,
     NoSuchObject,
     ObjectExists,
     Resource,
@@ -115,17 +112,6 @@ COUPONS = Resource("/v1/coupons", "coupon", Coupon.read)
 
 
 @contextmanager
-def _answering_for_the_callers_key() -> Iterator[None]:
-    """Tell in the caller's terms what Stripe says of the idempotency key, which was made from the caller's."""
-    try:
-        yield
-    except IdempotencyMismatch:
-        raise IdempotencyKeyReused from None
-    except IdempotencyKeyExecuting:
-        raise IdempotencyKeyInUse from None
-
-
-@contextmanager
 def _not_found(sentence: str) -> Iterator[None]:
     try:
         yield
@@ -219,7 +205,7 @@ def find_coupon(coupon_id: str, *, app_id: str, services: Services, context: Cal
     return services.stripe.retrieve(COUPONS, app_id, coupon_id, context)
 
 
-@_answering_for_the_callers_key()
+@answering_for_the_callers_key()
 def _create(
     resource: Resource[T],
     app_id: str,
@@ -230,25 +216,13 @@ def _create(
     context: CallContext,
 ) -> T:
     """Create an object, or return the one that has the id in the parameters."""
-    stripe_key = _stripe_key(resource, app_id, idempotency_key)
+    key = stripe_key(resource.path.removeprefix("/v1/"), app_id, idempotency_key)
     try:
-        return services.stripe.create(resource, app_id, params, idempotency_key=stripe_key, context=context)
+        return services.stripe.create(resource, app_id, params, idempotency_key=key, context=context)
     except ObjectExists:
         if "id" not in params:
             raise
         return services.stripe.retrieve(resource, app_id, params["id"], context)
-
-
-def _stripe_key(resource: Resource[Any], app_id: str, idempotency_key: str | None) -> str:
-    """The idempotency key for Stripe: the caller's, scoped to what is made and to the app, or a fresh one.
-
-    Several apps may have one Stripe account. None of the parts can hold a line end, so that no two scopes meet; the
-    hash keeps within the 255 characters that Stripe takes. https://docs.stripe.com/api/idempotent_requests
-    """
-    if idempotency_key is None:
-        return str(uuid.uuid4())
-    scoped = "\n".join((resource.path.removeprefix("/v1/"), app_id, idempotency_key))
-    return f"catalog-{hashlib.sha256(scoped.encode()).hexdigest()}"
 
 
 def _product_params(body: Mapping[str, Any]) -> ProductCreateParams:

@@ -31,6 +31,7 @@ from app.metrics import count_event
 from app.models import Payment, PaymentKind, StripeEvent, StripeObject
 from app.services import Services
 from app.services.events.accounts import is_foreign, lead_of, may_touch
+from app.services.events.customers import forget_customer
 from app.services.events.fold import LOCK, LOCK_AND_READ, READ, Folded, fold_and_commit
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.stripe_event import Event
@@ -165,6 +166,8 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     payment_id = None
     with services.database.transaction() as transaction:
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
+        if refs:
+            forget_customer(event, app_id=app_id, transaction=transaction)
         if stored and refs and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned
     if payment_id is None or learned:

@@ -70,6 +70,7 @@ EVENT_TYPES = (
     "invoice.paid",
     "invoice.payment_failed",
     "invoice_payment.paid",
+    "customer.deleted",
 )
 
 OnPage = Callable[[str, float], None]
