@@ -192,11 +192,12 @@ class TestSync:
         assert [each.id == former.id for each in endpoints_of(stand_ins)] == [False]
 
     def test_another_deployment_in_the_account_is_left_alone(
-        self, run: Callable[..., list[Looked]], reachable: Services, stand_ins: StandIns
+        self, run: Callable[..., list[Looked]], reachable: Services, stand_ins: StandIns, later: Callable[[], None]
     ) -> None:
         staging = replace(reachable, settings=replace(reachable.settings, public_url="https://staging.example.com"))
         list(sync_endpoints(staging, command="flask endpoints sync", app_id="shop"))
         run()
+        later()
         before = endpoints_of(stand_ins)
 
         (looked,) = list(sync_endpoints(staging, command="flask endpoints sync", app_id="shop"))
@@ -222,6 +223,16 @@ class TestSync:
         assert len(met) == 2
         assert [looked.error for looked in met] == [None, None]
         assert only_endpoint(stand_ins)
+
+    def test_it_leaves_an_account_to_the_process_that_has_it(
+        self, run: Callable[..., list[Looked]], stand_ins: StandIns, db: Connection
+    ) -> None:
+        run()
+        stripe_of(stand_ins).v1.webhook_endpoints.delete(only_endpoint(stand_ins).id)
+        db.execute(text("UPDATE accounts SET lease_until = now() + interval '1 minute'"))
+
+        assert [looked.done for looked in run()] == [("another process has it",)]
+        assert endpoints_of(stand_ins) == []
 
     def test_it_goes_on_when_key_service_was_down_in_the_middle(
         self, run: Callable[..., list[Looked]], stand_ins: StandIns
@@ -406,11 +417,10 @@ class TestSharedAccounts:
         told: Callable[..., None],
     ) -> None:
         pay(client, stand_ins, till)
-        run(None)
         run("shop")
-        lead = next(looked.plan.wanted.app_id for looked in run(till) if looked.plan)
+        run(till)
         for each in stand_ins.events():
-            told(each["type"], each["data"]["object"], app_id=lead, id=each["id"], created=each["created"])
+            told(each["type"], each["data"]["object"], id=each["id"], created=each["created"])
 
         (reconciled,) = reconcile_apps(services, command="flask reconcile")
         assert (reconciled.app_id, reconciled.stored) == (till, 0)
