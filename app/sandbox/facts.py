@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from app.sandbox.settings import SandboxSettings
-from app.sandbox.stripe.cards import ACTIONS, BRANDS, DECLINES
+from app.sandbox.stripe.cards import ACTIONS, BANK_ACCOUNT, BRANDS, DECLINES, LINK
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def all_facts(settings: SandboxSettings, *, own_url: str) -> list[Fact]:
         Fact("Cards that pay", _cards(BRANDS), "to confirm an intent with; the pages have buttons"),
         Fact("Cards that are declined", _cards(DECLINES)),
         Fact("Cards whose bank asks the customer", _cards(ACTIONS)),
+        Fact("Other methods", (LINK, BANK_ACCOUNT), "to attach to a customer; a bank account is paid from in days"),
     ]
 
 

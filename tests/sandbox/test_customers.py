@@ -135,6 +135,10 @@ class TestPaymentMethods:
         error = decline_of(saved, client, "pm_card_chargeDeclinedInsufficientFunds")
         assert (error.code, error.decline_code) == ("card_declined", "insufficient_funds")
         assert sandbox.ledger("stripe")[-1]["effect"] == "payment_method.attach"
+        assert (
+            decline_of(client.v1.customers.create, {"payment_method": "pm_card_chargeDeclined"}).code == "card_declined"
+        )
+        assert len(client.v1.customers.list().data) == 1
         assert saved(client, "pm_card_chargeCustomerFail")
 
 
@@ -211,6 +215,7 @@ class TestChargesWithoutTheCustomer:
         customer, method = saved(client)
         automatic = {"automatic_payment_methods": {"enabled": True}}
         assert "`return_url`" in str(refusal_of(charge, client, customer, method, **automatic))
+        assert client.v1.payment_intents.list().data == []
         assert charge(client, customer, method, return_url="http://localhost:3000", **automatic).status == "succeeded"
 
     def test_a_decline_is_kept_for_its_idempotency_key(self, client: Any, sandbox: Sandbox) -> None:
@@ -238,8 +243,9 @@ class TestPaymentIntents:
         for name, text in (("receipt_email", "nobody"), ("statement_descriptor_suffix", "a*b")):
             assert refusal_of(charge, client, customer, intent.payment_method, **{name: text}).param == name
 
-    def test_two_keys_of_one_account_share_its_customers(self, sandbox: Sandbox) -> None:
-        first, second = sandbox.client("sk_test_shared"), sandbox.client("sk_test_other")
-        customer, method = saved(first)
-        assert refusal_of(second.v1.customers.retrieve, customer).http_status == 404
-        assert charge(sandbox.client("sk_test_shared"), customer, method).status == "succeeded"
+    def test_another_account_knows_neither_the_customer_nor_the_method(self, sandbox: Sandbox) -> None:
+        customer, method = saved(sandbox.client("sk_test_one"))
+        other = sandbox.client("sk_test_two")
+        for call, identifier in ((other.v1.customers.retrieve, customer), (other.v1.payment_methods.retrieve, method)):
+            refusal = refusal_of(call, identifier)
+            assert (refusal.http_status, refusal.code) == (404, "resource_missing")

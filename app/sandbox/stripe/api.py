@@ -192,8 +192,9 @@ def finish(response: Response) -> Response:
 
 @blueprint.errorhandler(StripeError)
 def refuse(refusal: StripeError) -> Response:
-    if refusal.status == 402:
-        _note_execution(refusal.error.get("payment_intent") or g.found)
+    done = refusal.error.get("payment_intent") or g.get("found")
+    if refusal.status == 402 and done is not None:
+        _note_execution(done)
     elif refusal.executed:
         # Kept for the idempotency key, though nothing has come of it.
         g.executed = None
