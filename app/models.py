@@ -340,7 +340,7 @@ class MoneyMovement(Base):
             "ix_money_movements_app_id_occurred_at",
             "app_id",
             "occurred_at",
-            postgresql_include=["org_id", "currency", "kind", "amount_in_cents"],
+            postgresql_include=["currency", "kind", "amount_in_cents"],
         ),
         Index(
             "ix_money_movements_org_id_occurred_at",

@@ -40,12 +40,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_money_movements_payment_id_payments")),
         sa.PrimaryKeyConstraint("payment_id", "number", name=op.f("pk_money_movements")),
     )
-    for column, other, rows in (("app_id", "org_id", None), ("org_id", "app_id", "org_id IS NOT NULL")):
+    for column, others, rows in (("app_id", [], None), ("org_id", ["app_id"], "org_id IS NOT NULL")):
         op.create_index(
             f"ix_money_movements_{column}_occurred_at",
             "money_movements",
             [column, "occurred_at"],
-            postgresql_include=[other, "currency", "kind", "amount_in_cents"],
+            postgresql_include=[*others, "currency", "kind", "amount_in_cents"],
             postgresql_where=rows and sa.text(rows),
         )
     _replace_index(BEFORE, NOW, ["app_id", "created_at"])
