@@ -95,7 +95,11 @@ def _dispute(account: Account, charge: JsonObject, given: JsonObject) -> JsonObj
 
 
 def _renew(account: Account, subscription: JsonObject, given: JsonObject) -> None:
-    subscriptions.renew(account, subscription, fail=bool(given.get("fail")))
+    subscriptions.renew(account, subscription, fail=bool(given.get("fail")), ask=bool(given.get("ask")))
+
+
+def _retry(account: Account, subscription: JsonObject, given: JsonObject) -> None:
+    subscriptions.retry(account, subscription, fail=bool(given.get("fail")))
 
 
 def _is_payable(account: Account, invoice: JsonObject) -> bool:
@@ -214,7 +218,16 @@ ACTIONS: dict[str, dict[str, Action]] = {
         "decline": Action(_of_its_intent(payment_intents.decline), _is_payable),
         "void": Action(lambda account, invoice, given: invoices.void(account, invoice, {}), _is_payable),
     },
-    "subscriptions": {"renew": Action(_renew, _status(*subscriptions.RENEWABLE))},
+    "subscriptions": {
+        "renew": Action(_renew, _status(*subscriptions.RENEWABLE)),
+        "retry": Action(_retry, subscriptions.is_owed),
+        "settle_outside": Action(_plain(subscriptions.settle_outside), subscriptions.is_owed),
+        "void_invoice": Action(_plain(subscriptions.void_invoice), subscriptions.is_owed),
+        "stop_trying": Action(_plain(subscriptions.stop_trying), _status("past_due")),
+        "swap_card": Action(_plain(subscriptions.swap_card), _status(*subscriptions.RENEWABLE, "unpaid")),
+        "pause": Action(_plain(subscriptions.pause), _status("trialing", "active")),
+        "end": Action(_plain(subscriptions.end), _status(*subscriptions.RENEWABLE, "unpaid", "paused")),
+    },
 }
 
 

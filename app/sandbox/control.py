@@ -200,7 +200,10 @@ def revoke_key() -> Response:
 
 @blueprint.post("/accounts")
 def configure_account() -> Response:
-    """Say from what an account's refunds are paid, and how they begin; the account is named by its Stripe key."""
+    """Say from what an account's refunds are paid, how they begin, and how its events show objects.
+
+    The account is named by its Stripe key.
+    """
     given = _body()
     key, status = given.get("key"), given.get("refundStatus", "succeeded")
     if not isinstance(key, str) or status not in REFUND_STATUSES:
@@ -208,6 +211,7 @@ def configure_account() -> Response:
     account = current_world().accounts.of_key(key)
     account.available = None if given.get("available") is None else _integer(given, "available", 0)
     account.refund_status = status
+    account.tells_old_shapes = bool(given.get("oldShapes"))
     return _json({"account": account.id, "available": account.available, "refundStatus": account.refund_status})
 
 

@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
         code, _, reason = status.partition(" ")
-        self.send_response(int(code), reason)
+        self.send_response_only(int(code), reason)
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()

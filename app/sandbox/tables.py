@@ -21,6 +21,7 @@ VARIANTS = {
     "refund": ("refund, pending", {"pending": "yes"}),
     "dispute": ("inquire", {"warning": "yes"}),
     "renew": ("renew, fails", {"fail": "yes"}),
+    "retry": ("retry, fails", {"fail": "yes"}),
 }
 # Leaving the checkout page changes nothing, and how a method is to behave can't be typed: no buttons for these.
 NO_BUTTONS = {("checkout", "cancel"), ("methods", "behave")}
@@ -173,7 +174,8 @@ def _of_invoice(invoice: JsonObject) -> tuple[str, str]:
 
 def _of_subscription(subscription: JsonObject) -> tuple[str, str]:
     amount = sum(item["price"]["unit_amount"] * item["quantity"] for item in subscription["items"]["data"])
-    return display(amount, subscription["currency"]), subscription["status"]
+    state = subscription["status"] + ", ends with its period" * subscription["cancel_at_period_end"]
+    return display(amount, subscription["currency"]), state
 
 
 def _customer_row(world: World, account: Account, customer: JsonObject) -> Row:

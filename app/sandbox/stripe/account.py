@@ -11,7 +11,7 @@ import stripe
 
 from app.sandbox.clock import Clock
 from app.sandbox.json_object import JsonObject, snapshot
-from app.sandbox.stripe import errors
+from app.sandbox.stripe import errors, old_shapes
 from app.sandbox.stripe.fixtures import fresh
 from app.sandbox.stripe.idempotency import KeptAnswers
 
@@ -82,11 +82,15 @@ class Account:
         self.endpoint_secrets: dict[str, str] = {}
         # What a payment with a payment method leads to, and whether it can still be used, by its id.
         self.methods: dict[str, JsonObject] = {}
+        # What a subscription doesn't show, by its id: whether its card declines, and what its next invoice is to add.
+        self.billing: dict[str, JsonObject] = {}
         self.kept_answers = KeptAnswers()
         # What refunds can be paid from, in the smallest unit of any currency; None is enough for all.
         self.available: int | None = None
         # What a refund through the API is at first: one of `REFUND_STATUSES`.
         self.refund_status = "succeeded"
+        # Whether its events show objects as API versions before 2025-03-31 did.
+        self.tells_old_shapes = False
 
     def new(self, resource: str, **fields: Any) -> JsonObject:
         """Create an object and keep it."""
@@ -111,12 +115,15 @@ class Account:
         return random_id(ID_PREFIXES[resource], ID_LENGTHS.get(resource, 24))
 
     def emit(self, event_type: str, changed: JsonObject, *, previous: JsonObject | None = None) -> None:
-        """Record that something happened to the object, with the object as it is now, and what it was before."""
-        data = {"object": snapshot(changed)} | ({"previous_attributes": snapshot(previous)} if previous else {})
+        """Record that something happened to the object, with the object as it is now.
+
+        :param previous: what its changed fields were before
+        """
+        data = {"object": snapshot(changed)} | ({} if previous is None else {"previous_attributes": snapshot(previous)})
         event = self.new(
             "event",
-            api_version=stripe.api_version,
-            data=data,
+            api_version=old_shapes.VERSION if self.tells_old_shapes else stripe.api_version,
+            data=old_shapes.data_of(self, data) if self.tells_old_shapes else data,
             request={"id": self.caller.request_id, "idempotency_key": self.caller.idempotency_key},
             type=event_type,
         )
@@ -158,6 +165,8 @@ class Account:
             "keptAnswers": self.kept_answers.to_state(),
             "available": self.available,
             "refundStatus": self.refund_status,
+            "billing": self.billing,
+            "oldShapes": self.tells_old_shapes,
         }
 
     def load(self, state: JsonObject) -> None:
@@ -168,6 +177,8 @@ class Account:
         self.kept_answers.load(state["keptAnswers"])
         self.available = state.get("available")
         self.refund_status = state.get("refundStatus", "succeeded")
+        self.billing = state.get("billing", {})
+        self.tells_old_shapes = state.get("oldShapes", False)
 
 
 class Accounts:

@@ -9,6 +9,7 @@ import orjson
 import stripe
 from flask import Blueprint, Response, g, request
 from stripe import params
+from werkzeug.http import http_date
 
 from app.sandbox.json_object import JsonObject
 from app.sandbox.ledger import note
@@ -28,6 +29,7 @@ from app.sandbox.stripe import (
     payment_methods,
     portal_sessions,
     refunds,
+    subscriptions,
     webhook_endpoints,
 )
 from app.sandbox.stripe.account import Account, Caller, random_id
@@ -148,6 +150,9 @@ ACTIONS: dict[tuple[str, str], tuple[Any, Callable[[Account, JsonObject, JsonObj
     ("payment_methods", "attach"): (params.PaymentMethodAttachParams, payment_methods.attach),
     ("payment_methods", "detach"): (params.PaymentMethodDetachParams, payment_methods.detach),
     ("refunds", "cancel"): (params.RefundCancelParams, _cancel_refund),
+    ("subscriptions", "update"): (params.SubscriptionUpdateParams, subscriptions.update),
+    ("subscriptions", "resume"): (params.SubscriptionResumeParams, subscriptions.resume),
+    ("subscriptions", "delete"): (params.SubscriptionCancelParams, subscriptions.cancel),
     ("webhook_endpoints", "update"): (params.WebhookEndpointUpdateParams, webhook_endpoints.update),
 }
 DELETIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = {
@@ -156,6 +161,8 @@ DELETIONS: dict[str, tuple[Any, Callable[[Account, JsonObject], JsonObject]]] = 
     "invoices": (params.InvoiceDeleteParams, invoices.delete),
     "invoiceitems": (params.InvoiceItemDeleteParams, invoice_items.delete),
 }
+# Actions whose name is no part of their path, and the method that tells them.
+UNNAMED_ACTIONS = {"update": "POST", "delete": "DELETE"}
 
 blueprint = Blueprint("stripe", __name__, url_prefix="/v1")
 
@@ -183,6 +190,7 @@ def finish(response: Response) -> Response:
         _keep(response)
     if "account" in g:
         g.account.caller = Caller(base_url=g.account.caller.base_url)
+    response.headers["Date"] = http_date(current_world().clock.now())
     response.headers["Request-Id"] = g.request_id
     response.headers["Stripe-Version"] = stripe.api_version
     if response.status_code == 402:
@@ -289,8 +297,9 @@ def _add_routes() -> None:
     for path in CREATIONS:
         blueprint.add_url_rule(f"/{path}", f"create {path}", partial(create, path), methods=["POST"])
     for path, action in ACTIONS:
-        rule = f"/{path}/<identifier>" + ("" if action == "update" else f"/{action}")
-        blueprint.add_url_rule(rule, f"{action} {path}", partial(act, path, action), methods=["POST"])
+        rule = f"/{path}/<identifier>" + ("" if action in UNNAMED_ACTIONS else f"/{action}")
+        method = UNNAMED_ACTIONS.get(action, "POST")
+        blueprint.add_url_rule(rule, f"{action} {path}", partial(act, path, action), methods=[method])
     for path in DELETIONS:
         rule = f"/{path}/<identifier>"
         blueprint.add_url_rule(rule, f"delete {path}", partial(delete, path), methods=["DELETE"])

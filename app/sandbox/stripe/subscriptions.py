@@ -1,15 +1,19 @@
-"""Subscriptions, their invoices and what pays these. https://docs.stripe.com/billing/subscriptions/overview."""
+"""Subscriptions, from their checkout to their end. https://docs.stripe.com/billing/subscriptions/overview."""
 
-import calendar
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.sandbox.json_object import JsonObject
-from app.sandbox.stripe import catalog, payment_intents
+from app.sandbox.json_object import JsonObject, snapshot
+from app.sandbox.stripe import charges, payment_intents, subscription_invoices
 from app.sandbox.stripe.account import Account
-from app.sandbox.stripe.errors import invalid
+from app.sandbox.stripe.calendar import after_interval
+from app.sandbox.stripe.errors import invalid, missing_parameter, no_such
+from app.sandbox.stripe.subscription_invoices import amount_of
 
-RENEWABLE = ("active", "past_due")
+RENEWABLE = ("trialing", "active", "past_due")
+ENDED = ("canceled", "incomplete_expired")
+# What a subscription becomes when an invoice of it is paid, and when a try to pay one fails.
+WHEN_PAID = {"incomplete": "active", "trialing": "active", "past_due": "active", "unpaid": "active"}
+WHEN_FAILED = {"active": "past_due", "trialing": "past_due"}
 
 
 def create(account: Account, session: JsonObject, line_items: list[JsonObject], data: JsonObject) -> JsonObject:
@@ -58,127 +62,27 @@ def _item(account: Account, subscription: JsonObject, line: JsonObject) -> JsonO
 
 
 def bill(account: Account, subscription: JsonObject, reason: str, lines: list[JsonObject]) -> JsonObject | None:
-    """Make and finalize an invoice for the lines, and the payment intent that is to pay it; None when it is of 0.
-
-    :param lines: session line items or subscription items: both have a price and a quantity
-    """
-    invoice = _draft(account, subscription, reason, lines)
+    """Make and finalize an invoice for the lines; return the intent that is to pay it, None when it is of 0."""
+    invoice = subscription_invoices.draft(account, subscription, reason, lines)
     subscription["latest_invoice"] = invoice["id"]
-    account.emit("invoice.created", invoice)
-    now = account.clock.now()
-    invoice |= {"status": "open", "effective_at": now, "number": f"SANDBOX-{len(account.objects['invoice']):04}"}
-    invoice["status_transitions"]["finalized_at"] = now
-    account.emit("invoice.finalized", invoice)
-    if invoice["total"] == 0:
-        _pay(account, invoice)
-        return None
-    return _intent(account, invoice)
-
-
-def _draft(account: Account, subscription: JsonObject, reason: str, lines: list[JsonObject]) -> JsonObject:
-    subtotal = sum(line["price"]["unit_amount"] * line["quantity"] for line in lines)
-    reductions = _reductions(account, subscription, subtotal, first=reason == "subscription_create")
-    total = subtotal - sum(reduction["amount"] for reduction in reductions)
-    amounts = dict.fromkeys(("amount_due", "amount_remaining", "total", "total_excluding_tax"), total)
-    details = {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]}
-    item = subscription["items"]["data"][0]
-    invoice = account.new(
-        "invoice",
-        **amounts,
-        subtotal=subtotal,
-        subtotal_excluding_tax=subtotal,
-        billing_reason=reason,
-        currency=subscription["currency"],
-        customer=subscription["customer"],
-        discounts=[reduction["discount"] for reduction in reductions],
-        total_discount_amounts=reductions,
-        customer_email=account.objects["customer"][subscription["customer"]]["email"],
-        parent={"quote_details": None, "subscription_details": details, "type": "subscription_details"},
-        period_start=item["current_period_start"],
-        period_end=item["current_period_end"],
-    )
-    made = [_invoice_line(account, invoice, line) for line in lines]
-    url = f"/v1/invoices/{invoice['id']}/lines"
-    invoice["lines"] |= {"data": made, "total_count": len(made), "url": url}
-    return invoice
-
-
-def _invoice_line(account: Account, invoice: JsonObject, line: JsonObject) -> JsonObject:
-    price = line["price"]
-    amount = price["unit_amount"] * line["quantity"]
-    return account.build(
-        "line_item",
-        invoice=invoice["id"],
-        amount=amount,
-        subtotal=amount,
-        currency=price["currency"],
-        description=f"{line['quantity']} x {account.objects['product'][price['product']]['name']}",
-        quantity=line["quantity"],
-        period={"start": invoice["period_start"], "end": invoice["period_end"]},
-        pricing={
-            "price_details": {"price": price["id"], "product": price["product"]},
-            "type": "price_details",
-            "unit_amount_decimal": price["unit_amount_decimal"],
-        },
-    )
-
-
-def _reductions(account: Account, subscription: JsonObject, subtotal: int, *, first: bool) -> list[JsonObject]:
-    """What each discount that applies to the invoice takes off."""
-    reductions = []
-    for discount_id in subscription["discounts"]:
-        coupon = account.objects["coupon"][account.objects["discount"][discount_id]["source"]["coupon"]]
-        if first or _lasts(account, subscription, coupon):
-            reductions.append({"amount": catalog.reduction(coupon, subtotal), "discount": discount_id})
-    return reductions
-
-
-def _lasts(account: Account, subscription: JsonObject, coupon: JsonObject) -> bool:
-    """Whether a coupon still applies after the first invoice."""
-    if coupon["duration"] != "repeating":
-        return bool(coupon["duration"] == "forever")
-    terms = {"interval": "month", "interval_count": coupon["duration_in_months"]}
-    return account.clock.now() < after_interval(subscription["start_date"], terms)
-
-
-def _intent(account: Account, invoice: JsonObject) -> JsonObject:
-    """Make the intent that pays the invoice; it inherits no metadata of the session or the subscription."""
-    terms = {"amount": invoice["total"], "currency": invoice["currency"], "customer": invoice["customer"]}
-    intent = payment_intents.create(account, terms | {"description": "Subscription payment"})
-    account.new(
-        "invoice_payment",
-        amount_requested=invoice["total"],
-        currency=invoice["currency"],
-        invoice=invoice["id"],
-        payment={"payment_intent": intent["id"], "type": "payment_intent"},
-    )
+    intent = subscription_invoices.finalize(account, invoice)
+    if intent is None:
+        _change_status(account, subscription, WHEN_PAID)
     return intent
 
 
 def follow(account: Account, intent: JsonObject) -> None:
     """Let the invoice that the intent is to pay, and its subscription, know how a try ended."""
-    payment = {"payment_intent": intent["id"], "type": "payment_intent"}
-    for paying in account.where("invoice_payment", payment=payment, status="open"):
-        invoice = account.objects["invoice"][paying["invoice"]]
+    for invoice, paying in subscription_invoices.paid_by(account, intent):
+        if invoice["parent"] is None:
+            continue
         invoice |= {"attempted": True, "attempt_count": invoice["attempt_count"] + 1}
         if intent["status"] == "succeeded":
-            _pay(account, invoice, paying)
+            subscription_invoices.pay(account, invoice, paying)
+            _change_status(account, _subscription_of(account, invoice), WHEN_PAID)
         else:
-            account.emit("invoice.payment_failed", invoice)
-            _change_status(account, _subscription_of(account, invoice), {"active": "past_due"})
-
-
-def _pay(account: Account, invoice: JsonObject, paying: JsonObject | None = None) -> None:
-    now = account.clock.now()
-    invoice |= {"status": "paid", "amount_paid": invoice["total"], "amount_remaining": 0}
-    invoice["status_transitions"]["paid_at"] = now
-    account.emit("invoice.paid", invoice)
-    account.emit("invoice.payment_succeeded", invoice)
-    if paying is not None:
-        paying |= {"status": "paid", "amount_paid": invoice["total"]}
-        paying["status_transitions"]["paid_at"] = now
-        account.emit("invoice_payment.paid", paying)
-    _change_status(account, _subscription_of(account, invoice), {"incomplete": "active", "past_due": "active"})
+            subscription_invoices.fail(account, invoice)
+            _change_status(account, _subscription_of(account, invoice), WHEN_FAILED)
 
 
 def activate(account: Account, subscription: JsonObject) -> None:
@@ -188,46 +92,252 @@ def activate(account: Account, subscription: JsonObject) -> None:
 
 def give_up(account: Account, subscription: JsonObject) -> None:
     """The first invoice was never paid."""
-    invoice = account.objects["invoice"][subscription["latest_invoice"]]
-    invoice["status"] = "void"
-    account.emit("invoice.voided", invoice)
+    subscription_invoices.void(account, account.objects["invoice"][subscription["latest_invoice"]])
     _change_status(account, subscription, {"incomplete": "incomplete_expired"})
 
 
-def renew(account: Account, subscription: JsonObject, *, fail: bool = False) -> None:
-    """Begin the next period, and take its money or fail to.
+# What time and the customer's bank do.
 
+
+def renew(account: Account, subscription: JsonObject, *, fail: bool = False, ask: bool = False) -> None:
+    """Begin the next period, and take its money or fail to; one that is to end then ends instead.
+
+    :param fail: the card declines
+    :param ask: the bank asks the customer
     :raises StripeError: when the subscription doesn't run
     """
     if subscription["status"] not in RENEWABLE:
         raise invalid(f"A subscription with a status of {subscription['status']} can't be renewed.")
-    items = subscription["items"]["data"]
-    for item in items:
+    if subscription["cancel_at_period_end"]:
+        _end(account, subscription, "cancellation_requested")
+        return
+    billing, items = _billing(account, subscription), snapshot(subscription["items"])
+    for item in items["data"]:
         item["current_period_start"] = item["current_period_end"]
-        item["current_period_end"] = after_interval(item["current_period_start"], item["price"]["recurring"])
-    account.emit("customer.subscription.updated", subscription)
-    intent = bill(account, subscription, "subscription_cycle", items)
+        terms, anchor = item["price"]["recurring"], subscription["billing_cycle_anchor"]
+        item["current_period_end"] = after_interval(item["current_period_start"], terms, anchor=anchor)
+    _update(account, subscription, items=items)
+    lines, billing["prorations"] = [*items["data"], *billing["prorations"]], []
+    intent = bill(account, subscription, "subscription_cycle", lines)
+    if intent is not None and ask:
+        _ask_customer(account, subscription, intent)
+    elif intent is not None:
+        _try(account, subscription, intent, fail=fail)
+
+
+def _ask_customer(account: Account, subscription: JsonObject, intent: JsonObject) -> None:
+    """The bank wants the customer, who isn't there. https://docs.stripe.com/billing/subscriptions/webhooks."""
+    payment_intents.require_action(account, intent)
+    account.emit("invoice.payment_action_required", account.objects["invoice"][subscription["latest_invoice"]])
+    _change_status(account, subscription, WHEN_FAILED)
+
+
+def retry(account: Account, subscription: JsonObject, *, fail: bool = False) -> None:
+    """Try to take the money of the latest invoice once more.
+
+    :raises StripeError: when nothing is left to pay of it
+    """
+    invoice = account.objects["invoice"][subscription["latest_invoice"]]
+    _try(account, subscription, subscription_invoices.intent_of(account, invoice), fail=fail)
+
+
+def _try(account: Account, subscription: JsonObject, intent: JsonObject, *, fail: bool) -> None:
+    if fail or _billing(account, subscription)["card_declines"]:
+        payment_intents.decline(account, intent)
+    else:
+        payment_intents.pay(account, intent)
+
+
+def is_owed(account: Account, subscription: JsonObject) -> bool:
+    """Whether the latest invoice waits for money, and isn't the first one, which is paid on its own page."""
+    invoice = account.get("invoice", subscription["latest_invoice"] or "")
+    return bool(invoice and invoice["status"] == "open" and invoice["billing_reason"] != "subscription_create")
+
+
+def settle_outside(account: Account, subscription: JsonObject) -> None:
+    """The latest invoice is paid outside of Stripe, so that no intent pays it."""
+    subscription_invoices.pay(account, account.objects["invoice"][subscription["latest_invoice"]])
+    _change_status(account, subscription, WHEN_PAID)
+
+
+def void_invoice(account: Account, subscription: JsonObject) -> None:
+    """The latest invoice is called off, and its intent with it."""
+    invoice = account.objects["invoice"][subscription["latest_invoice"]]
+    intent = subscription_invoices.intent_of(account, invoice)
+    subscription_invoices.void(account, invoice)
+    payment_intents.cancel(account, intent, "void_invoice")
+
+
+def stop_trying(account: Account, subscription: JsonObject) -> None:
+    """All retries have failed, and the subscription is left unpaid."""
+    _change_status(account, subscription, {"past_due": "unpaid"})
+
+
+def swap_card(account: Account, subscription: JsonObject) -> None:
+    """The card that paid declines from now on, or the other way round."""
+    billing = _billing(account, subscription)
+    billing["card_declines"] = not billing["card_declines"]
+
+
+def pause(account: Account, subscription: JsonObject) -> None:
+    """A trial has ended without a way to pay. https://docs.stripe.com/billing/subscriptions/trials."""
+    _update(account, subscription, status="paused")
+    account.emit("customer.subscription.paused", subscription)
+
+
+def end(account: Account, subscription: JsonObject) -> None:
+    """It ends now, as after the last retry."""
+    _end(account, subscription, "payment_failed")
+
+
+def _end(account: Account, subscription: JsonObject, reason: str) -> None:
+    now = account.clock.now()
+    subscription |= {"status": "canceled", "ended_at": now, "canceled_at": subscription["canceled_at"] or now}
+    subscription["cancellation_details"] = {**subscription["cancellation_details"], "reason": reason}
+    account.emit("customer.subscription.deleted", subscription)
+
+
+# What the API does.
+
+
+def cancel(account: Account, subscription: JsonObject, parameters: JsonObject) -> None:
+    """End it now. https://docs.stripe.com/api/subscriptions/cancel
+
+    :raises StripeError: when it has ended
+    """
+    if subscription["status"] in ENDED:
+        raise no_such("subscription", subscription["id"], param="id")
+    subscription["cancellation_details"] |= parameters.get("cancellation_details", {})
+    _end(account, subscription, "cancellation_requested")
+
+
+def resume(account: Account, subscription: JsonObject, parameters: JsonObject) -> None:
+    """Go on with one that is paused. https://docs.stripe.com/api/subscriptions/resume
+
+    :raises StripeError: when it isn't
+    """
+    if subscription["status"] != "paused":
+        raise invalid("You can only resume a subscription that has a status of paused.")
+    _update(account, subscription, status="active")
+    account.emit("customer.subscription.resumed", subscription)
+
+
+def update(account: Account, subscription: JsonObject, parameters: JsonObject) -> None:
+    """Change it. https://docs.stripe.com/api/subscriptions/update
+
+    :raises StripeError: when it has ended, or what is due at once is declined
+    """
+    if subscription["status"] in ENDED:
+        message = "A canceled subscription can only update its cancellation_details and metadata."
+        raise invalid(message)
+    changes: dict[str, Any] = {}
+    if "metadata" in parameters:
+        changes["metadata"] = subscription["metadata"] | parameters["metadata"]
+    if "cancel_at_period_end" in parameters:
+        changes |= _scheduled_end(account, subscription, at_period_end=parameters["cancel_at_period_end"])
+    if parameters.get("cancel_at") == "":
+        changes |= _scheduled_end(account, subscription, at_period_end=False)
+    if "items" in parameters:
+        _change_items(account, subscription, parameters, changes)
+    elif changes:
+        _update(account, subscription, **changes)
+
+
+def _scheduled_end(account: Account, subscription: JsonObject, *, at_period_end: bool) -> JsonObject:
+    ends_at = max(item["current_period_end"] for item in subscription["items"]["data"]) if at_period_end else None
+    now = account.clock.now() if at_period_end else None
+    return {"cancel_at_period_end": at_period_end, "cancel_at": ends_at, "canceled_at": now}
+
+
+def _change_items(account: Account, subscription: JsonObject, parameters: JsonObject, changes: JsonObject) -> None:
+    """Change items, and ask for the difference as the proration says.
+
+    https://docs.stripe.com/billing/subscriptions/prorations
+    """
+    items, prorations = snapshot(subscription["items"]), []
+    for at, given in enumerate(parameters["items"]):
+        item = _named_item(items, given, at)
+        before = snapshot(item)
+        if "price" in given:
+            item["price"] = _recurring_price(account, given["price"], item, at)
+        item["quantity"] = given.get("quantity", item["quantity"])
+        prorations.append(_proration(account, before, item))
+    behavior = parameters.get("proration_behavior", "create_prorations")
+    at_once = behavior == "always_invoice"
+    billing = _billing(account, subscription)
+    if at_once and billing["card_declines"] and parameters.get("payment_behavior") == "error_if_incomplete":
+        raise _declined(account, sum(map(amount_of, prorations)), subscription)
+    _update(account, subscription, items=items, **changes)
+    if at_once:
+        _bill_at_once(account, subscription, prorations)
+    elif behavior == "create_prorations":
+        billing["prorations"] += prorations
+
+
+def _bill_at_once(account: Account, subscription: JsonObject, prorations: list[JsonObject]) -> None:
+    intent = bill(account, subscription, "subscription_update", prorations)
     if intent is not None:
-        payment_intents.decline(account, intent) if fail else payment_intents.pay(account, intent)
+        _try(account, subscription, intent, fail=False)
+
+
+def _named_item(items: JsonObject, given: JsonObject, at: int) -> JsonObject:
+    if "id" not in given:
+        raise missing_parameter(f"items[{at}][id]")
+    for item in items["data"]:
+        if item["id"] == given["id"]:
+            found: JsonObject = item
+            return found
+    raise no_such("subscription item", given["id"], param=f"items[{at}][id]", status=400)
+
+
+def _recurring_price(account: Account, price_id: str, item: JsonObject, at: int) -> JsonObject:
+    price = account.named("price", price_id, param=f"items[{at}][price]")
+    recurring, before = price["recurring"], item["price"]["recurring"]
+    if not recurring or any(recurring[name] != before[name] for name in ("interval", "interval_count")):
+        raise invalid("The sandbox has changes within one billing interval only.", param=f"items[{at}][price]")
+    return price
+
+
+def _proration(account: Account, before: JsonObject, item: JsonObject) -> JsonObject:
+    """What is due for the rest of the period: the difference, in proportion to the time that is left."""
+    start, period_end = item["current_period_start"], item["current_period_end"]
+    left = min(max(period_end - account.clock.now(), 0), period_end - start)
+    difference = amount_of(item) - amount_of(before)
+    return {
+        "proration": True,
+        "price": item["price"],
+        "quantity": item["quantity"],
+        "amount": difference * left // (period_end - start),
+    }
+
+
+def _declined(account: Account, amount: int, subscription: JsonObject) -> Exception:
+    """The card declines what was to be paid at once: nothing is changed, and what was made for it is void."""
+    terms = {"amount": amount, "currency": subscription["currency"], "customer": subscription["customer"]}
+    intent = payment_intents.create(account, terms | {"description": "Subscription update"})
+    charge = payment_intents.decline(account, intent)
+    payment_intents.cancel(account, intent, "void_invoice")
+    return charges.declined(charge, intent, charges.GENERIC_DECLINE)
+
+
+# How it changes.
 
 
 def _subscription_of(account: Account, invoice: JsonObject) -> JsonObject:
     return account.objects["subscription"][invoice["parent"]["subscription_details"]["subscription"]]
 
 
+def _billing(account: Account, subscription: JsonObject) -> JsonObject:
+    return account.billing.setdefault(subscription["id"], {"card_declines": False, "prorations": []})
+
+
 def _change_status(account: Account, subscription: JsonObject, changes: dict[str, str]) -> None:
     if subscription["status"] in changes:
-        subscription["status"] = changes[subscription["status"]]
-        account.emit("customer.subscription.updated", subscription)
+        _update(account, subscription, status=changes[subscription["status"]])
 
 
-def after_interval(start: int, terms: dict[str, Any]) -> int:
-    """The time one billing interval later; a month that is too short ends on its last day."""
-    count = terms["interval_count"]
-    begin = datetime.fromtimestamp(start, UTC)
-    if terms["interval"] in {"day", "week"}:
-        return int((begin + timedelta(days=count * (7 if terms["interval"] == "week" else 1))).timestamp())
-    months = begin.month - 1 + count * (12 if terms["interval"] == "year" else 1)
-    year, month = begin.year + months // 12, months % 12 + 1
-    day = min(begin.day, calendar.monthrange(year, month)[1])
-    return int(begin.replace(year=year, month=month, day=day).timestamp())
+def _update(account: Account, subscription: JsonObject, **changes: Any) -> None:
+    """Change it, and tell what the changed fields were before."""
+    previous = {name: subscription[name] for name, value in changes.items() if subscription[name] != value}
+    subscription |= changes
+    account.emit("customer.subscription.updated", subscription, previous=snapshot(previous))
