@@ -39,10 +39,11 @@ class Base(DeclarativeBase):
 
 
 class PaymentKind(StrEnum):
-    """What Stripe is asked to make for a payment."""
+    """What Stripe is asked to make for a payment; a renewal begins with an invoice that Stripe makes by itself."""
 
     CHECKOUT_SESSION = "checkout_session"
     PAYMENT_INTENT = "payment_intent"
+    RENEWAL = "renewal"
 
 
 class OperationKind(StrEnum):
@@ -53,6 +54,9 @@ class OperationKind(StrEnum):
     REFUND = "refund"
     CAPTURE = "capture"
     CANCEL = "cancel"
+    CANCEL_SUBSCRIPTION = "cancel_subscription"
+    RESUME_SUBSCRIPTION = "resume_subscription"
+    CHANGE_SUBSCRIPTION = "change_subscription"
 
 
 class ActionState(StrEnum):
@@ -69,6 +73,7 @@ class PaymentOrigin(StrEnum):
 
     CHECKOUT = "checkout"
     PAYMENT_INTENT = "payment_intent"
+    RENEWAL = "renewal"
 
 
 class CaptureMethod(StrEnum):
@@ -211,7 +216,7 @@ class Payment(Base):
         ),
         CheckConstraint(
             "status IN ('creating', 'rejected')"
-            " OR coalesce(stripe_payment_intent_id, stripe_checkout_session_id) IS NOT NULL",
+            " OR coalesce(stripe_payment_intent_id, stripe_checkout_session_id, stripe_invoice_id) IS NOT NULL",
             name="taken_has_stripe_object",
         ),
         # What reconciliation reads where Stripe lists the events no more.
@@ -383,6 +388,41 @@ class StripeObject(Base):
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     app_id: Mapped[str] = mapped_column(String(200))
     payment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("payments.id"))
+
+
+class Subscription(Base):
+    """A subscription that began with one of our checkouts, and what its events say of it."""
+
+    __tablename__ = "subscriptions"
+
+    app_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    # The payment that it began with, which holds its events, and whom it is for.
+    payment_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("payments.id"))
+    org_id: Mapped[str | None] = mapped_column(String(200))
+
+    # The columns of `SubscriptionState` in `app/services/events/subscription.py`; all empty while nothing is known.
+    status: Mapped[str | None] = mapped_column(String(30))
+    customer_id: Mapped[str | None] = mapped_column(String(255))
+    items: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    current_period_start: Mapped[datetime | None]
+    current_period_end: Mapped[datetime | None]
+    cancel_at: Mapped[datetime | None]
+    cancel_at_period_end: Mapped[bool | None]
+    canceled_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    trial_end: Mapped[datetime | None]
+    created_at: Mapped[datetime | None]
+    # When Stripe is to be asked what it is, where its events don't tell.
+    recheck_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IS NOT NULL OR recheck_at IS NOT NULL", name="unknown_is_asked_for"),
+        CheckConstraint("(status IS NULL) = (created_at IS NULL)", name="state_is_whole"),
+        # Lists, newest first.
+        _where_known("subscriptions", "org_id", "created_at DESC", "id DESC"),
+        _where_known("subscriptions", "recheck_at"),
+    )
 
 
 class StripeEvent(Base):

@@ -80,6 +80,7 @@ def empty(connection: Connection) -> None:
         "operations",
         "stripe_objects",
         "stripe_events",
+        "subscriptions",
         "payments",
         "event_cursors",
         "api_keys",

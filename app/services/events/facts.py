@@ -13,6 +13,9 @@ from app.models import PaymentKind
 from app.services.events.stripe_event import Event, answer_event_prefix
 from app.services.events.stripe_object import dig, id_of, is_first_invoice, subscription_of
 
+# By these a later invoice of a subscription becomes a payment.
+BEGINS_RENEWAL = ("invoice.paid", "invoice.payment_failed", "invoice.payment_action_required")
+
 Object = Mapping[str, Any]
 # An object as an event showed it.
 Shown = tuple[Event, Object]
@@ -27,7 +30,7 @@ class Facts:
     """
 
     kind: PaymentKind
-    # What Stripe answered when it made the object that the payment began with.
+    # What Stripe answered when it made the object that the payment began with, or told first of a renewal's invoice.
     creation: Event
     sessions: list[Event] = field(default_factory=list)
     invoices: list[Event] = field(default_factory=list)
@@ -52,8 +55,7 @@ class Facts:
 def gather(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) -> Facts | None:
     """The facts of a payment; None before Stripe has made anything for it. The same event id counts once."""
     by_id = {event.id: event for event in events}
-    prefix = answer_event_prefix(payment_id)
-    creation = next((event for event_id, event in by_id.items() if event_id.startswith(prefix)), None)
+    creation = _creation_of(payment_id, kind, by_id)
     if creation is None:
         return None
     by_object: dict[str, list[Event]] = {}
@@ -62,12 +64,29 @@ def gather(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) ->
     facts = Facts(kind, creation)
     if kind is PaymentKind.CHECKOUT_SESSION:
         _gather_checkout(facts, by_object)
+    elif kind is PaymentKind.RENEWAL:
+        _gather_renewal(facts, by_object)
     else:
         facts.stripe_payment_intent_ids = tuple(filter(None, (id_of(creation.object),)))
     _gather_intents(facts, by_object.get("payment_intent", []))
     _gather_charges(facts, by_object.get("charge", []))
     _gather_reversals(facts, by_object)
     return facts
+
+
+def _creation_of(payment_id: uuid.UUID, kind: PaymentKind, by_id: Mapping[str, Event]) -> Event | None:
+    if kind is PaymentKind.RENEWAL:
+        began = (e for e in by_id.values() if e.kind == "invoice" and e.type in BEGINS_RENEWAL)
+        return min(began, key=order, default=None)
+    prefix = answer_event_prefix(payment_id)
+    return next((event for event_id, event in by_id.items() if event_id.startswith(prefix)), None)
+
+
+def _gather_renewal(facts: Facts, by_object: Mapping[str, list[Event]]) -> None:
+    """Find what pays for the invoice that the payment began with."""
+    facts.stripe_invoice_id = id_of(facts.creation.object)
+    facts.stripe_subscription_id = subscription_of(facts.creation.object)
+    _gather_invoice(facts, by_object)
 
 
 def _gather_checkout(facts: Facts, by_object: Mapping[str, list[Event]]) -> None:
@@ -82,17 +101,22 @@ def _gather_checkout(facts: Facts, by_object: Mapping[str, list[Event]]) -> None
     invoices = by_object.get("invoice", [])
     first = [e for e in invoices if is_first_invoice(e.object) and _is_of(facts, subscription_of(e.object))]
     facts.stripe_invoice_id = next(_ids(facts.sessions, "invoice"), None) or next(_ids(first, "id"), None)
-    own = [e for e in invoices if facts.stripe_invoice_id and id_of(e.object) == facts.stripe_invoice_id]
-    paid = [e for e in by_object.get("invoice_payment", []) if _is_of_invoice(facts, e)]
-    facts.invoices = own
-    of_invoice = [e for e in by_object.get("payment_intent", []) if _is_of_invoice(facts, e)]
-    named = (*_ids(facts.sessions, "payment_intent"), *_ids(own, "payment_intent"))
-    facts.stripe_payment_intent_ids = tuple(dict.fromkeys((*named, *_paying(paid), *_ids(of_invoice, "id"))))
-    others = [e for e in invoices if e not in own and e not in first]
+    _gather_invoice(facts, by_object)
+    others = [e for e in invoices if e not in facts.invoices and e not in first]
     if facts.stripe_subscription_id:
         facts.foreign += others
     else:
         facts.unconfirmed += [e for e in others if is_first_invoice(e.object)]
+
+
+def _gather_invoice(facts: Facts, by_object: Mapping[str, list[Event]]) -> None:
+    """Find what tells of the payment's own invoice, and the intents that pay for it."""
+    invoices = by_object.get("invoice", [])
+    facts.invoices = [e for e in invoices if facts.stripe_invoice_id and id_of(e.object) == facts.stripe_invoice_id]
+    paid = [e for e in by_object.get("invoice_payment", []) if _is_of_invoice(facts, e)]
+    of_invoice = [e for e in by_object.get("payment_intent", []) if _is_of_invoice(facts, e)]
+    named = (*_ids(facts.sessions, "payment_intent"), *_ids(facts.invoices, "payment_intent"))
+    facts.stripe_payment_intent_ids = tuple(dict.fromkeys((*named, *_paying(paid), *_ids(of_invoice, "id"))))
 
 
 def _is_of(facts: Facts, subscription_id: str | None) -> bool:
@@ -114,7 +138,7 @@ def _gather_intents(facts: Facts, intents: list[Event]) -> None:
     if own:
         facts.intents = [e for e in intents if id_of(e.object) in own]
         facts.foreign += [e for e in intents if id_of(e.object) not in own]
-    else:
+    elif facts.sessions:
         asked = facts.creation.object
         facts.unconfirmed += [
             e

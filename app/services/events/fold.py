@@ -18,6 +18,8 @@ from app.metrics import count_status, count_unknown_value
 from app.models import MoneyMovement, Payment, PaymentKind, StripeEvent, StripeObject
 from app.services.events.projection import ID_COLUMNS, STATE_COLUMNS, Projection, project
 from app.services.events.stripe_event import Event
+from app.services.events.stripe_object import renewal_reference
+from app.services.events.subscriptions import save_subscription
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,12 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
     :param run_id: the run that the payment's cost is on, where that was not known before
     """
     projection = projection_of(rows)
-    return Folded() if projection is None else _save_and_commit(transaction, rows[0], projection, run_id)
+    if projection is None:
+        return Folded()
+    if rows[0].kind == PaymentKind.CHECKOUT_SESSION:
+        subscription_id = projection.state.stripe_subscription_id
+        save_subscription(transaction, rows[0].payment_id, subscription_id, events_of(rows))
+    return _save_and_commit(transaction, rows[0], projection, run_id)
 
 
 def projection_of(rows: Sequence[Any]) -> Projection | None:
@@ -142,7 +149,13 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
         _write_movements(transaction, payment.payment_id, projection)
     ours = {"payment_id": payment.payment_id, "app_id": payment.app_id, "run_id": run_id, "ids": learned}
     transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **asdict(projection.state))
-    return Folded(learned, changes)
+    return Folded([*learned, *_renewals_of(changes)], changes)
+
+
+def _renewals_of(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """By what renewals wait for a subscription that a payment has learned."""
+    _, subscription_id = changes.get("stripe_subscription_id", (None, None))
+    return [renewal_reference(subscription_id)] if subscription_id else []
 
 
 def _write_movements(transaction: Transaction, payment_id: uuid.UUID, projection: Projection) -> None:

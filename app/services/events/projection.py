@@ -18,6 +18,7 @@ from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import cents_of, currency_of, dig, id_of, references, text_of
 
 INTENT_SUCCEEDED = "payment_intent.succeeded"
+CALLED_OFF = ("payment_intent.canceled", "invoice.voided")
 FAILED_TRY = ("payment_intent.payment_failed", "checkout.session.async_payment_failed", "invoice.payment_failed")
 
 PAID_SESSION = ("paid", "no_payment_required")
@@ -247,12 +248,20 @@ def _project(facts: Facts) -> Projection:
 def _own_ids(facts: Facts, state: PaymentState) -> frozenset[str]:
     """The ids by which later events are about this payment."""
     ids = (*facts.stripe_payment_intent_ids, *(getattr(state, name) for name in ID_COLUMNS))
-    return frozenset(own_id for own_id in ids if own_id)
+    # What is told of a subscription is about the payment that it began with.
+    others = {facts.stripe_subscription_id} if facts.kind is PaymentKind.RENEWAL else set()
+    return frozenset(own_id for own_id in ids if own_id and own_id not in others)
 
 
 def _asked_for(facts: Facts) -> dict[str, Any]:
-    """The amount and the currency: the checkout's latest word, or what the intent was made with."""
+    """The amount and the currency: the checkout's or the invoice's latest word, or what the intent was made with."""
     made = facts.creation.object
+    if facts.kind is PaymentKind.RENEWAL:
+        invoice = (last(facts.invoices) or facts.creation).object
+        return {
+            "amount_in_cents": cents_of(invoice.get("amount_due")),
+            "currency": currency_of(invoice.get("currency")),
+        }
     told = [e for e in facts.sessions if isinstance(e.object.get("amount_total"), int) and e is not facts.creation]
     if session := last(told) or (facts.creation if facts.sessions else None):
         return {
@@ -350,7 +359,7 @@ def _other_success(facts: Facts, paid: Event) -> Success:
     intent_id = id_of(paid.object.get("payment_intent"))
     charge_id = _succeeded_charge(facts, intent_id) if intent_id else None
     return Success(
-        id=intent_id or str(facts.stripe_checkout_session_id),
+        id=intent_id or str(facts.stripe_checkout_session_id or facts.stripe_invoice_id),
         stripe_payment_intent_id=intent_id,
         stripe_charge_id=charge_id,
         amount_in_cents=_received(facts),
@@ -540,7 +549,7 @@ def _status(facts: Facts, *, received: int, refunded: int, disputes: Iterable[Di
         return PaymentStatus.REFUNDED if refunded >= received else PaymentStatus.PARTIALLY_REFUNDED
     if _is_paid(facts):
         return PaymentStatus.SUCCEEDED
-    if any(event.type == "payment_intent.canceled" for event in facts.intents):
+    if any(event.type in CALLED_OFF for event in (*facts.intents, *facts.invoices)):
         return PaymentStatus.CANCELED
     if any(event.type == "checkout.session.expired" for event in facts.sessions):
         return PaymentStatus.EXPIRED
@@ -556,6 +565,9 @@ def _unfinished(facts: Facts) -> Iterable[tuple[int, int, str, str]]:
     for event in (*facts.intents, *facts.sessions, *facts.invoices, *facts.unconfirmed):
         if event.type in FAILED_TRY:
             yield event.created, STATUS_RANK[PaymentStatus.FAILED], event.id, PaymentStatus.FAILED
+        elif event.type == "invoice.payment_action_required" and facts.kind is PaymentKind.RENEWAL:
+            status = PaymentStatus.REQUIRES_ACTION
+            yield event.created, STATUS_RANK[status], event.id, status
         elif event.type == "checkout.session.completed" and event.object.get("payment_status") not in PAID_SESSION:
             yield event.created, STATUS_RANK[PaymentStatus.PENDING], event.id, PaymentStatus.PENDING
 
@@ -642,7 +654,7 @@ def _digest(movements: tuple[Movement, ...], currency: str | None) -> str | None
 
 
 def _customer(facts: Facts) -> str | None:
-    events = facts.sessions or facts.intents
+    events = facts.sessions or facts.invoices or facts.intents
     named = last(event for event in events if id_of(event.object.get("customer")))
     return id_of(named.object.get("customer")) if named else None
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Uuid,
     any_,
     bindparam,
+    case,
     cast,
     exists,
     func,
@@ -34,8 +35,9 @@ from app.services.events.accounts import is_foreign, lead_of, may_touch
 from app.services.events.customers import forget_customer
 from app.services.events.fold import LOCK, LOCK_AND_READ, READ, Folded, fold_and_commit
 from app.services.events.projection import ID_COLUMNS
+from app.services.events.renewals import begin_renewal, begin_waiting_renewals
 from app.services.events.stripe_event import Event
-from app.services.events.stripe_object import dig, references, text_of
+from app.services.events.stripe_object import dig, references, renewal_of, renewal_reference, text_of
 
 
 class Outcome(StrEnum):
@@ -150,8 +152,12 @@ _join = (
 )
 _ADOPT = Batch(LOCK, _join, READ)
 
+# What is told of a subscription is about the payment that it began with, and not about its renewals.
 _OWN_IDS = Batch(
-    select(*(getattr(Payment, name) for name in ID_COLUMNS)).where(Payment.id == _payment_id),
+    select(
+        *(getattr(Payment, name) for name in ID_COLUMNS if name != "stripe_subscription_id"),
+        case((Payment.kind != PaymentKind.RENEWAL, Payment.stripe_subscription_id)),
+    ).where(Payment.id == _payment_id),
 )
 
 
@@ -165,6 +171,7 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     refs = [] if is_foreign(event, app_id, services) else list(references(event.object))
     payment_id = None
     with services.database.transaction() as transaction:
+        begin_renewal(event, app_id=app_id, transaction=transaction)
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
         if refs:
             forget_customer(event, app_id=app_id, transaction=transaction)
@@ -199,8 +206,12 @@ def adopt_events_that_wait_for(ids: Sequence[str], *, services: Services) -> lis
 
 
 def find_waited_for(ids: Sequence[str], *, services: Services) -> list[Any]:
-    """The payments that know any of these ids while an event waits for it: rows of `payment_id` and `ids`."""
-    return services.database.run(_WAITED_FOR, refs=list(ids)) if ids else []
+    """The payments that know any of these ids while an event waits for it: rows of `payment_id` and `ids`.
+
+    Renewals that wait for a subscription which is known by now are begun.
+    """
+    invoices = begin_waiting_renewals(ids, services=services)
+    return services.database.run(_WAITED_FOR, refs=[*ids, *invoices]) if ids else []
 
 
 def adopt(payment_id: uuid.UUID, ids: Sequence[str], *, services: Services) -> Folded:
@@ -214,7 +225,9 @@ def adopt(payment_id: uuid.UUID, ids: Sequence[str], *, services: Services) -> F
 def fold_again(payment_id: uuid.UUID, *, services: Services) -> Folded:
     """Join what waits for a payment, and fold all its events."""
     ids = [own_id for row in services.database.run(_OWN_IDS, payment_id=payment_id) for own_id in row if own_id]
-    return adopt(payment_id, ids, services=services) if ids else Folded()
+    folded = adopt(payment_id, ids, services=services) if ids else Folded()
+    adopt_events_that_wait_for([renewal_reference(own_id) for own_id in ids], services=services)
+    return folded
 
 
 def _facts(event: Event) -> dict[str, Any]:
@@ -233,7 +246,7 @@ def _payment_of(stored: Any, event: Event, transaction: Transaction) -> uuid.UUI
     if stored.payment_id is not None:
         return uuid.UUID(str(stored.payment_id))
     hinted_id, join = payment_hint(event.object), _JOIN_HINTED.get(event.kind)
-    if hinted_id is None or join is None:
+    if hinted_id is None or join is None or (event.kind == "invoice" and renewal_of(event.object)):
         return None
     joined = transaction.run(join, app_id=stored.app_id, event_id=event.id, payment_id=hinted_id)
     return joined[0].payment_id if joined else None

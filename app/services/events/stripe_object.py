@@ -10,6 +10,7 @@ MAX_ID_LENGTH = 255
 CURRENCY_LENGTH = 3
 # Below this, every program reads a whole number in JSON exactly. https://www.rfc-editor.org/rfc/rfc8259#section-6
 CENTS_LIMIT = 2**53
+RENEWAL_PREFIX = "renewal:"
 
 
 def required(value: T | None) -> T:
@@ -81,6 +82,21 @@ def subscription_of(invoice: Mapping[str, Any]) -> str | None:
     return id_of(newer) or id_of(invoice.get("subscription"))
 
 
+def renewal_of(invoice: Mapping[str, Any]) -> str | None:
+    """The subscription that an invoice renews, or is a later one of; None for the first one, and where nothing is due.
+
+    What a customer's credit pays in full is due nothing. https://docs.stripe.com/api/invoices/object
+    """
+    if is_first_invoice(invoice) or invoice.get("amount_due") == 0:
+        return None
+    return subscription_of(invoice)
+
+
+def renewal_reference(subscription_id: str) -> str:
+    """By what a renewal waits for the payment that its subscription began with: it isn't that payment's own."""
+    return f"{RENEWAL_PREFIX}{subscription_id}"
+
+
 def references(stripe_object: Mapping[str, Any]) -> tuple[str, ...]:
     """The ids by which a payment may know an object: first its own, then those of what it belongs to.
 
@@ -104,10 +120,14 @@ def _owners(stripe_object: Mapping[str, Any]) -> tuple[object, ...] | None:
             return (of("payment_intent"),)
         case "refund" | "dispute":
             return of("charge"), of("payment_intent")
+        case "invoice" if is_first_invoice(stripe_object):
+            return of("payment_intent"), subscription_of(stripe_object)
         case "invoice":
-            # A renewal isn't the payment's, so it must not be found by the subscription.
-            subscription = subscription_of(stripe_object) if is_first_invoice(stripe_object) else None
-            return of("payment_intent"), subscription
+            # A renewal isn't the first payment's, so it must not be found by the subscription.
+            renewed = renewal_of(stripe_object)
+            return of("payment_intent"), renewed and renewal_reference(renewed)
+        case "subscription":
+            return ()
         case "invoice_payment":
             return of("invoice"), dig(of("payment"), "payment_intent")
     return None

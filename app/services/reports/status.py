@@ -38,6 +38,7 @@ NOT_EXECUTED = "It was not executed"
 ORIGINS = {
     PaymentKind.CHECKOUT_SESSION: PaymentOrigin.CHECKOUT,
     PaymentKind.PAYMENT_INTENT: PaymentOrigin.PAYMENT_INTENT,
+    PaymentKind.RENEWAL: PaymentOrigin.RENEWAL,
 }
 
 # A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the

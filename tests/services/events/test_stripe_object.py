@@ -189,10 +189,11 @@ class TestReferences:
     ) -> None:
         assert references(stripe_object) == found
 
-    def test_it_leaves_out_the_subscription_when_the_invoice_is_a_renewal(self) -> None:
+    def test_a_renewal_waits_for_its_subscription_and_is_not_found_by_it(self) -> None:
         renewal = {"object": "invoice", "id": "in_2", "subscription": "sub_1", "billing_reason": "subscription_cycle"}
 
-        assert references(renewal) == ("in_2",)
+        assert references(renewal) == ("in_2", "renewal:sub_1")
+        assert references({**renewal, "amount_due": 0}) == ("in_2",)
 
     def test_it_gives_an_id_once_when_two_fields_hold_it(self) -> None:
         twice = {"object": "refund", "id": "re_1", "charge": "ch_1", "payment_intent": {"id": "ch_1"}}

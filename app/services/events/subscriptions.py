@@ -1,0 +1,70 @@
+"""A subscription's row is brought up to date with its facts, which are events of the payment that it began with."""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Boolean, Text, Uuid, bindparam, case, func, null, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.database import Batch, Transaction
+from app.models import Payment, Subscription
+from app.services.events.stripe_event import Event
+from app.services.events.stripe_object import id_of
+from app.services.events.subscription import SubscriptionState, project_subscription
+
+# What Stripe shows by then is later than the seconds that are in doubt.
+RECHECK_AFTER = timedelta(seconds=3)
+# Until then, events mostly tell what a subscription is.
+UNKNOWN_FOR = timedelta(seconds=60)
+
+STATE_COLUMNS = tuple(column.name for column in fields(SubscriptionState))
+_is_settled: Any = bindparam("is_settled", type_=Boolean)
+_recheck_at = case((_is_settled, null()), else_=func.now() + bindparam("after"))
+_OWNER = (Payment.app_id, bindparam("subscription_id", type_=Text), Payment.id, Payment.org_id, _recheck_at)
+_OWNER_COLUMNS = ["app_id", "id", "payment_id", "org_id", "recheck_at"]
+
+
+def _inserted(*state: str) -> Any:
+    values = (bindparam(name, type_=getattr(Subscription, name).type) for name in state)
+    of_payment = select(*_OWNER, *values).where(Payment.id == bindparam("payment_id", type_=Uuid))
+    return insert(Subscription).from_select([*_OWNER_COLUMNS, *state], of_payment)
+
+
+_upsert = _inserted(*STATE_COLUMNS)
+_differs = (
+    *(getattr(Subscription, name).is_distinct_from(_upsert.excluded[name]) for name in STATE_COLUMNS),
+    Subscription.recheck_at.is_(None) != _is_settled,
+)
+# One that Stripe is already to be asked about is not put off by what else is told meanwhile.
+_SAVE = Batch(
+    _upsert.on_conflict_do_update(
+        index_elements=[Subscription.app_id, Subscription.id],
+        set_={name: _upsert.excluded[name] for name in STATE_COLUMNS}
+        | {
+            "recheck_at": case(
+                (_is_settled, null()), else_=func.coalesce(Subscription.recheck_at, _upsert.excluded.recheck_at)
+            )
+        },
+        where=or_(*_differs),
+    )
+)
+_ASK_ABOUT = Batch(_inserted().on_conflict_do_nothing())
+
+
+def save_subscription(
+    transaction: Transaction, payment_id: uuid.UUID, subscription_id: str | None, events: Iterable[Event]
+) -> None:
+    """Write what the subscription that a payment began is by now; where its events don't say, Stripe is asked."""
+    if subscription_id is None:
+        return
+    own = [event for event in events if event.kind == "subscription" and id_of(event.object) == subscription_id]
+    names = {"payment_id": payment_id, "subscription_id": subscription_id}
+    projection = project_subscription(own)
+    if projection is None:
+        transaction.run(_ASK_ABOUT, is_settled=False, after=UNKNOWN_FOR, **names)
+        return
+    state = asdict(projection.state) | {"items": list(asdict(projection.state)["items"])}
+    transaction.run(_SAVE, is_settled=projection.is_settled, after=RECHECK_AFTER, **names, **state)
