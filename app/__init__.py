@@ -3,7 +3,7 @@
 from flask import Flask
 
 from app.auth import register_auth
-from app.blueprints import catalog, customers, docs, health, keys, payments, status, webhooks
+from app.blueprints import catalog, customers, docs, health, keys, payments, status, subscriptions, webhooks
 from app.blueprints import metrics as metrics_routes  # `app.metrics` is what they show
 from app.cli import register_commands
 from app.config import Settings
@@ -17,8 +17,16 @@ from app.web import API_CONFIG, AnyTextConverter, OrjsonProvider, api
 
 # In the order of the document: what is asked for most comes first.
 API_BLUEPRINTS = (
-    payments.blp, status.blp, customers.blp, catalog.blp, keys.blp, webhooks.blp, metrics_routes.blp, health.blp
-)  # fmt: skip
+    payments.blp,
+    status.blp,
+    customers.blp,
+    subscriptions.blp,
+    catalog.blp,
+    keys.blp,
+    webhooks.blp,
+    metrics_routes.blp,
+    health.blp,
+)
 PAGE_BLUEPRINTS = (docs.blp, docs.swagger_ui)
 
 

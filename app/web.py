@@ -96,6 +96,7 @@ PATH_VARIABLES = {
     "priceId": {"example": "price_sandbox"},
     "couponId": {"example": "SUMMER"},
     "stripeId": {"example": "pi_3a1b2"},
+    "subscriptionId": {"example": "sub_3a1b2"},
     "appId": {"example": "shop"},
 }
 

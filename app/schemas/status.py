@@ -45,6 +45,13 @@ class PaymentSchema(CamelCaseSchema):
     stripe_payment_intent_id = String(required=True, allow_none=True, metadata={"example": "pi_3a1b2"})
     stripe_checkout_session_id = String(required=True, allow_none=True, metadata={"example": "cs_test_a1b2"})
     stripe_subscription_id = String(required=True, allow_none=True)
+    subscription_status = String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "What the subscription that it began, or that it renews, is by now, in Stripe's words."
+        },
+    )
     stripe_invoice_id = String(required=True, allow_none=True)
     stripe_customer_id = String(required=True, allow_none=True)
     amount_in_cents = Integer(required=True, allow_none=True, metadata=CENTS)

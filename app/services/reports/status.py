@@ -1,10 +1,8 @@
 """Asking what has become of payments, one by one and in pages."""
 
-import base64
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, bindparam, case, func, or_, select, tuple_, union
@@ -12,10 +10,11 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import Uuid
 
 from app.database import Batch
-from app.errors import InvalidRequest, NotFound
+from app.errors import NotFound
 from app.models import (
     ActionState,
     Operation,
+    OperationKind,
     Payment,
     PaymentKind,
     PaymentOrigin,
@@ -23,14 +22,18 @@ from app.models import (
     Step,
     StripeEvent,
     StripeObject,
+    Subscription,
     TrackingState,
 )
 from app.services import Services
 from app.services.events.fold import EVENT_COLUMNS, events_of
 from app.services.events.projection import Projection, project
 from app.services.payment_id import read_payment_id
+from app.services.reports.position import Position, cursor_after
 
 OK = 200
+# What is done with a payment; what is done with its subscription is no action of it.
+ACTIONS = (OperationKind.REFUND, OperationKind.CAPTURE, OperationKind.CANCEL)
 NOT_EXECUTED = "It was not executed"
 
 
@@ -43,24 +46,29 @@ ORIGINS = {
 
 # A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the
 # operation knows a run of the payment's own.
-_SHOWN = select(
+_shown = select(
     *(column for column in Payment.__table__.columns if column.key != "run_id"),
     case(dict(ORIGINS), value=Payment.kind).label("origin"),
     (Payment.amount_refunded_in_cents + Payment.amount_lost_in_cents).label("amount_returned_in_cents"),
     func.coalesce(Payment.run_id, Operation.run_id).label("run_id"),
     func.coalesce(Operation.tracking_state, TrackingState.NONE).label("tracking_state"),
     Operation.tracking_error,
+    Subscription.status.label("subscription_status"),
 ).outerjoin(Operation, Operation.id == Payment.id)
+_SHOWN = _shown.outerjoin(
+    Subscription, (Subscription.id == Payment.stripe_subscription_id) & (Subscription.app_id == Payment.app_id)
+)
 
 # Of the app that is asked about, where one is.
 _app_id: Any = bindparam("app_id", type_=Text)
 _org_id: Any = bindparam("org_id", type_=Text)
 _is_visible = or_(_app_id.is_(None), Payment.app_id == _app_id)
 
-# With a row for each of its events.
+# With a row for each of its events, less those that tell of its subscription, of which there may be many.
+_is_of_payment = (StripeEvent.payment_id == Payment.id) & ~func.starts_with(StripeEvent.type, "customer.subscription.")
 _FIND = Batch(
     _SHOWN.add_columns(*EVENT_COLUMNS)
-    .outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
+    .outerjoin(StripeEvent, _is_of_payment)
     .where(Payment.id == bindparam("payment_id"), _is_visible)
 )
 
@@ -78,7 +86,11 @@ _ACTIONS = Batch(
         Operation.tracking_error,
         Operation.created_at,
     )
-    .where(Operation.payment_id == bindparam("payment_id"), Operation.id != Operation.payment_id)
+    .where(
+        Operation.payment_id == bindparam("payment_id"),
+        Operation.id != Operation.payment_id,
+        or_(*(Operation.kind == kind for kind in ACTIONS)),
+    )
     .order_by(Operation.created_at, Operation.id)
     .limit(MAX_ACTIONS)
 )
@@ -132,28 +144,6 @@ def _pages(*of: ColumnElement[bool]) -> tuple[Batch, Batch]:
 
 _OF_ORG = _pages(Payment.org_id == bindparam("key"))
 _OF_RUN = _pages(Payment.run_id == bindparam("key"), Payment.parent_run_id == bindparam("key"))
-
-
-@dataclass(frozen=True)
-class Position:
-    """A place in a list: after the payment that was made then and has this id."""
-
-    created_at: datetime
-    id: str
-
-    @classmethod
-    def of(cls, cursor: str) -> "Position":
-        """Read a cursor that an earlier page gave.
-
-        :raises InvalidRequest: when it is none.
-        """
-        try:
-            created_at, _, payment_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("/")
-            # A forged one may name a time that exists in no other zone.
-            position = cls(datetime.fromisoformat(created_at).astimezone(UTC), str(uuid.UUID(payment_id)))
-        except (OverflowError, ValueError):
-            raise InvalidRequest({"cursor": ["Is not one that a page gave."]}) from None
-        return position
 
 
 def find_payment(payment_id: str, *, app_id: str | None = None, services: Services) -> dict[str, Any]:
@@ -246,17 +236,13 @@ def _list(
     # One more than asked for tells whether there is a next page.
     values: dict[str, Any] = {"key": key, "limit": limit + 1, "app_id": app_id, "org_id": org_id}
     if cursor:
-        values |= asdict(Position.of(cursor))
+        values |= asdict(Position.of(cursor, read_id=lambda text: str(uuid.UUID(text))))
     # PostgreSQL knows no NUL, so no payment has one.
     if "\x00" in key:
         return {"payments": [], "next_cursor": None}
     rows = services.database.run(later if cursor else first, **values)
-    next_cursor = _cursor_after(rows[limit - 1]) if len(rows) > limit else None
+    next_cursor = cursor_after(rows[limit - 1]) if len(rows) > limit else None
     return {"payments": [row._mapping for row in rows[:limit]], "next_cursor": next_cursor}
-
-
-def _cursor_after(row: Any) -> str:
-    return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode()
 
 
 def _happenings(rows: Sequence[Any]) -> Projection | dict[str, Any]:
