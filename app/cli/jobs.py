@@ -14,6 +14,7 @@ from app.services.kinds import KINDS
 from app.services.operations.recovery import recover_operations
 from app.services.payments.orphan_runs import end_orphan_runs
 from app.services.reconciliation.reconcile import reconcile_apps
+from app.services.reconciliation.subscriptions import ask_about_subscriptions
 from app.services.reconciliation.waiting_events import delete_old_waiting_events, rejoin_waiting_events
 from app.services.webhook_endpoints.sync import sync_endpoints
 
@@ -46,6 +47,7 @@ def worker_jobs(settings: Settings) -> tuple[Job, ...]:
         Job("recovery", RECOVERY_SECONDS, _recover),
         Job("orphan runs", RECOVERY_SECONDS, _end_orphan_runs),
         Job("reconciliation", settings.reconcile_seconds, _reconcile),
+        Job("subscriptions in doubt", RECOVERY_SECONDS, _ask_about_subscriptions),
         Job("waiting events", settings.reconcile_seconds, _rejoin_by_turns()),
         Job("old waiting events", settings.reconcile_seconds, _delete_old_waiting_events),
         *((endpoints,) if settings.public_url else ()),
@@ -66,6 +68,11 @@ def _reconcile(services: Services, printer: Printer) -> None:
     for app in reconcile_apps(services, command=COMMAND, again_after_seconds=services.settings.reconcile_seconds):
         if app.stored or app.unreadable or app.error:
             print_reconciled(app, printer)
+
+
+def _ask_about_subscriptions(services: Services, printer: Printer) -> None:
+    for asked in ask_about_subscriptions(services, command=COMMAND):
+        printer.thing("asked about a subscription", subscription=asked.subscription_id, error=asked.error)
 
 
 def _rejoin_by_turns() -> Turn:

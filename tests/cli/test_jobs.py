@@ -44,6 +44,7 @@ class TestPace:
             "recovery": 1,
             "orphan runs": 1,
             "reconciliation": 77,
+            "subscriptions in doubt": 1,
             "waiting events": 77,
             "old waiting events": 77,
         }

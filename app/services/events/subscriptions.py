@@ -6,11 +6,11 @@ from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Boolean, Text, Uuid, bindparam, case, func, null, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Boolean, Text, Uuid, any_, bindparam, case, func, null, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.database import Batch, Transaction
-from app.models import Payment, Subscription
+from app.models import Payment, PaymentKind, Subscription
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import id_of
 from app.services.events.subscription import SubscriptionState, project_subscription
@@ -52,6 +52,20 @@ _SAVE = Batch(
     )
 )
 _ASK_ABOUT = Batch(_inserted().on_conflict_do_nothing())
+
+# Of payments, the subscriptions that nobody has followed: Stripe is to be asked what they are, and for their invoices.
+TAKE_UP = Batch(
+    insert(Subscription)
+    .from_select(
+        _OWNER_COLUMNS,
+        select(Payment.app_id, Payment.stripe_subscription_id, Payment.id, Payment.org_id, func.now()).where(
+            Payment.id == any_(bindparam("ids", type_=ARRAY(Uuid))),
+            Payment.kind == PaymentKind.CHECKOUT_SESSION,
+            Payment.stripe_subscription_id.is_not(None),
+        ),
+    )
+    .on_conflict_do_nothing()
+)
 
 
 def save_subscription(

@@ -19,6 +19,7 @@ from app.models import Payment, StripeEvent
 from app.services import Services
 from app.services.events.fold import FACTS, changes_of, projection_of
 from app.services.events.receive import fold_again
+from app.services.events.subscriptions import TAKE_UP
 from app.services.operators.payments import show_payment
 
 PAGE = 100
@@ -92,6 +93,8 @@ def _replay(payment_ids: Sequence[uuid.UUID], resume_after: uuid.UUID | datetime
     facts = groupby(services.database.run(_FACTS, ids=list(payment_ids)), key=lambda row: row.payment_id)
     differing = [payment_id for payment_id, rows in facts if _differs(list(rows))]
     folded = {payment_id: fold_again(payment_id, services=services).changes for payment_id in differing}
+    # Those that began before subscriptions were followed.
+    services.database.run(TAKE_UP, ids=list(payment_ids))
     return Replayed(len(payment_ids), {key: changes for key, changes in folded.items() if changes}, resume_after)
 
 

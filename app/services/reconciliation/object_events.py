@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,11 +18,12 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.database import Batch
 from app.errors import StripeRefusal
-from app.models import OPEN_PAYMENTS, Payment
+from app.models import OPEN_PAYMENTS, Payment, Subscription
 from app.services import Services
 from app.services.events.projection import INTENT_SUCCEEDED
 from app.services.events.stripe_event import OBJECT_PREFIX, Event, NotAnEvent, read_event, type_of_state
-from app.services.events.stripe_object import cents_of, dig, id_of
+from app.services.events.stripe_object import cents_of, dig, id_of, renewal_of
+from app.services.events.subscription import ENDED
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource, Stripe
 
@@ -32,6 +33,8 @@ BATCH = 200
 
 # A refund or a dispute may still move that long after it was made.
 REVERSALS_MOVE_FOR = timedelta(days=180)
+# An invoice is tried again for weeks. https://docs.stripe.com/billing/revenue-recovery/smart-retries
+INVOICES_MOVE_FOR = timedelta(days=90)
 
 # Objects are stored as Stripe shows them.
 CHECKOUT_SESSIONS = Resource[dict[str, Any]]("/v1/checkout/sessions", "checkout.session", dict)
@@ -41,6 +44,7 @@ INVOICE_PAYMENTS = Resource[dict[str, Any]]("/v1/invoice_payments", "invoice_pay
 CHARGES = Resource[dict[str, Any]]("/v1/charges", "charge", dict)
 REFUNDS = Resource[dict[str, Any]]("/v1/refunds", "refund", dict)
 DISPUTES = Resource[dict[str, Any]]("/v1/disputes", "dispute", dict)
+SUBSCRIPTIONS = Resource[dict[str, Any]]("/v1/subscriptions", "subscription", dict)
 
 _OPEN = Batch(
     select(Payment.id, Payment.created_at, Payment.stripe_checkout_session_id, Payment.stripe_payment_intent_id)
@@ -54,11 +58,22 @@ _OPEN = Batch(
     .limit(BATCH)
 )
 
+_RUNNING = Batch(
+    select(Subscription.id, Subscription.status)
+    .where(
+        Subscription.app_id == bindparam("app_id"),
+        Subscription.id > bindparam("after"),
+        *(Subscription.status.is_distinct_from(status) for status in ENDED),
+    )
+    .order_by(Subscription.id)
+    .limit(BATCH)
+)
+
 
 def read_object_events(
     app_id: str, *, since: datetime, services: Services, new_context: Callable[[], CallContext]
 ) -> Iterator[Event]:
-    """What Stripe shows of an app's payments that are not at an end, and of refunds and disputes.
+    """What Stripe shows of an app's payments and subscriptions that are not at an end, and of refunds and disputes.
 
     :param since: from when on events may have been missed
     :raises UpstreamError: when Stripe or key-service doesn't answer as it should
@@ -73,6 +88,12 @@ def read_object_events(
             )
         except (StripeRefusal, NotAnEvent) as error:
             log.warning("payment %s can't be read at Stripe: %s", payment.id, error)
+    for subscription in _running_subscriptions(app_id, services):
+        try:
+            yield from reader.read_subscription(subscription.id)
+            yield from reader.read_invoices(subscription.id, since=since if subscription.status else None)
+        except (StripeRefusal, NotAnEvent) as error:
+            log.warning("subscription %s can't be read at Stripe: %s", subscription.id, error)
     yield from reader.read_reversals(since - REVERSALS_MOVE_FOR)
 
 
@@ -84,6 +105,13 @@ def _open_payments(app_id: str, services: Services) -> Iterator[Any]:
         if len(payments) < BATCH:
             return
         after = {"after": payments[-1].created_at, "after_id": payments[-1].id}
+
+
+def _running_subscriptions(app_id: str, services: Services) -> Iterator[Any]:
+    after = ""
+    while subscriptions := services.database.run(_RUNNING, app_id=app_id, after=after):
+        yield from subscriptions
+        after = subscriptions[-1].id
 
 
 @dataclass(frozen=True)
@@ -115,6 +143,35 @@ class ObjectReader:
                 for told in self._read_invoice(invoice_id):
                     yield told
                     intent_ids.append(id_of(dig(told.object, "payment", "payment_intent")))
+        for intent_id in dict.fromkeys(filter(None, intent_ids)):
+            yield from self._read_intent(intent_id)
+
+    def read_subscription(self, subscription_id: str) -> Iterator[Event]:
+        """What Stripe shows of a subscription, dated by Stripe's own clock.
+
+        :raises StripeRefusal, UpstreamError: when Stripe or key-service doesn't answer as it should
+        """
+        context = self.new_context()
+        shown, as_of = self.stripe.retrieve_as_of(SUBSCRIPTIONS, self.app_id, subscription_id, context)
+        yield _object_event("customer.subscription.updated", shown, created=as_of, read_again=True)
+
+    def read_invoices(self, subscription_id: str, *, since: datetime | None) -> Iterator[Event]:
+        """What Stripe shows of a subscription's later invoices, and of what pays them.
+
+        :param since: from when on; None for all
+        :raises StripeRefusal, UpstreamError: when Stripe or key-service doesn't answer as it should
+        """
+        made = {"created": {"gte": int((since - INVOICES_MOVE_FOR).timestamp())}} if since else {}
+        for invoice in self._list(INVOICES, {"subscription": subscription_id, **made}):
+            if renewal_of(invoice) and (kind := _type_of_invoice(invoice)):
+                yield self._tell(kind, invoice)
+                yield from self._read_payments_of(str(invoice["id"]))
+
+    def _read_payments_of(self, invoice_id: str) -> Iterator[Event]:
+        intent_ids = []
+        for paying in self._list(INVOICE_PAYMENTS, {"invoice": invoice_id}):
+            yield self._tell(f"invoice_payment.{paying.get('status')}", paying)
+            intent_ids.append(id_of(dig(paying, "payment", "payment_intent")))
         for intent_id in dict.fromkeys(filter(None, intent_ids)):
             yield from self._read_intent(intent_id)
 
@@ -164,13 +221,26 @@ class ObjectReader:
         return _object_event(kind, stripe_object, created=created or self.read_at)
 
 
-def _object_event(kind: str, stripe_object: dict[str, Any], *, created: int) -> Event:
+def _type_of_invoice(invoice: Mapping[str, Any]) -> str | None:
+    """The type of the event that tells of an invoice's state; None where it waits for a first try."""
+    match invoice.get("status"):
+        case "paid":
+            return "invoice.paid"
+        case "void":
+            return "invoice.voided"
+        case "open" | "uncollectible" if invoice.get("attempted"):
+            return "invoice.payment_failed"
+    return None
+
+
+def _object_event(kind: str, stripe_object: dict[str, Any], *, created: int, read_again: bool = False) -> Event:
     """An event that tells what an object shows.
 
+    :param read_again: that it is the same at another time is news
     :raises NotAnEvent: when the object is too deep to be stored
     """
     try:
-        said = orjson.dumps([kind, stripe_object], option=orjson.OPT_SORT_KEYS)
+        said = orjson.dumps([kind, stripe_object, *([created] if read_again else [])], option=orjson.OPT_SORT_KEYS)
     except TypeError:
         raise NotAnEvent from None
     return read_event(

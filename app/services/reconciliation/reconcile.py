@@ -71,6 +71,14 @@ EVENT_TYPES = (
     "invoice.payment_failed",
     "invoice_payment.paid",
     "customer.deleted",
+    "invoice.payment_action_required",
+    "invoice.voided",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
 )
 
 OnPage = Callable[[str, float], None]

@@ -1,12 +1,14 @@
 """Stripe: every call with the key of the app that it is for, a total deadline, and our own errors."""
 
 import logging
+import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
@@ -66,6 +68,14 @@ class _Call:
     name: str
     params: Mapping[str, Any]
     idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What Stripe answered: the JSON of the body, and the headers, by their names in lower case."""
+
+    data: object
+    headers: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Stripe:
         :raises UpstreamError: when it wasn't executed (`executed` False), or nobody can tell (None).
         """
         call = _Call("post", resource.path, f"POST {resource.path}", params, idempotency_key)
-        return _read(resource, self._call(app_id, call, context))
+        return _read(resource, self._call(app_id, call, context).data)
 
     def act(
         self,
@@ -203,7 +213,7 @@ class Stripe:
         """
         path = f"{_path_of(resource, object_id)}/{action}"
         call = _Call("post", path, f"POST {resource.path}/{{id}}/{action}", params, idempotency_key)
-        return _read(resource, self._call(app_id, call, context))
+        return _read(resource, self._call(app_id, call, context).data)
 
     def retrieve(self, resource: Resource[T], app_id: str, object_id: str, context: CallContext) -> T:
         """One object as Stripe shows it now.
@@ -212,7 +222,18 @@ class Stripe:
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
         call = _Call("get", _path_of(resource, object_id), f"GET {resource.path}/{{id}}", {})
-        return _read(resource, self._call(app_id, call, context))
+        return _read(resource, self._call(app_id, call, context).data)
+
+    def retrieve_as_of(self, resource: Resource[T], app_id: str, object_id: str, context: CallContext) -> tuple[T, int]:
+        """The same, and a second that had passed by Stripe's own clock when it was so: all that happened in it shows.
+
+        :raises NoSuchObject, StripeRefusal, StripeRateLimited, UpstreamError: as for `retrieve`.
+        """
+        call = _Call("get", _path_of(resource, object_id), f"GET {resource.path}/{{id}}", {})
+        began_at = time.monotonic()
+        answer = self._call(app_id, call, context)
+        took_seconds = math.ceil(time.monotonic() - began_at)
+        return _read(resource, answer.data), _date_of(answer.headers) - took_seconds - 1
 
     def retrieve_only(self, resource: Resource[T], app_id: str, context: CallContext) -> T:
         """The one object of a kind of which an account has no other.
@@ -296,13 +317,13 @@ class Stripe:
         while True:
             params = {**filters, "limit": PAGE_SIZE, **after}
             call = _Call("get", pages.path, f"GET {pages.path}", params)
-            page = _read(pages, self._call(app_id, call, new_context()))
+            page = _read(pages, self._call(app_id, call, new_context()).data)
             yield from page.objects
             if page.next_after is None:
                 return
             after = {"starting_after": page.next_after}
 
-    def _call(self, app_id: str, call: _Call, context: CallContext) -> object:
+    def _call(self, app_id: str, call: _Call, context: CallContext) -> _Answer:
         """Call with the app's key; when Stripe refuses that, once more with the one that key-service has now."""
         context = context.within(self._timeout_seconds)
         key = self._keys.get(Provider.STRIPE, app_id, context)
@@ -315,7 +336,7 @@ class Stripe:
                 raise
             return self._call_with_key(fresh_key, call, context)
 
-    def _call_until_unlocked(self, key: str, call: _Call, context: CallContext) -> object:
+    def _call_until_unlocked(self, key: str, call: _Call, context: CallContext) -> _Answer:
         """Call, and again after a pause while another request holds the object, as long as there is time."""
         for pause in LOCK_PAUSES_SECONDS:
             try:
@@ -326,7 +347,7 @@ class Stripe:
             time.sleep(pause)
         return self._call_with_key(key, call, context)
 
-    def _call_with_key(self, key: str, call: _Call, context: CallContext) -> object:
+    def _call_with_key(self, key: str, call: _Call, context: CallContext) -> _Answer:
         _deadline.set(context.deadline)
         with upstream_call(UPSTREAM, call.name):
             try:
@@ -334,7 +355,7 @@ class Stripe:
                 answer = self._client(key).raw_request(
                     call.method, call.path, idempotency_key=call.idempotency_key, **call.params
                 )
-                return answer.data
+                return _Answer(answer.data, answer.headers)
             except stripe.StripeError as error:
                 failure = _our_error(error)
             except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
@@ -432,6 +453,17 @@ def _retry_after(error: stripe.StripeError) -> int | None:
     """The seconds after which Stripe wants to be asked again, where it says so and they are sane."""
     told = str(_headers_of(error).get("retry-after", ""))
     return int(told) if told.isascii() and told.isdigit() and 0 < int(told[:9]) <= LONGEST_RETRY_AFTER else None
+
+
+def _date_of(headers: Mapping[str, Any]) -> int:
+    """When Stripe answered, in seconds since 1970; by our own clock where it doesn't say.
+
+    https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1
+    """
+    try:
+        return int(parsedate_to_datetime(str(headers.get("date"))).timestamp())
+    except ValueError:
+        return int(time.time())
 
 
 def _read(resource: Resource[T], answer: object) -> T:

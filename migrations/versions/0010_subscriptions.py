@@ -1,7 +1,7 @@
 """subscriptions: what each has become, their renewals as payments, and what callers have done with them.
 
-Revision: 0009
-After: 0006
+Revision: 0010
+After: 0009
 
 The version before runs beside this. It knows no renewals: what Stripe tells it of one it answers with 500, and Stripe tells
 again. Its worker leaves the new kinds of operation alone. Subscriptions that began before are taken up by
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0009"
-down_revision = "0006"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
