@@ -11,11 +11,13 @@ from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     SmallInteger,
     String,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     or_,
@@ -89,6 +91,45 @@ class KeyScope(StrEnum):
     READ = "read"
     WRITE = "write"
     MONEY = "money"
+
+
+class AppEventType(StrEnum):
+    """What an app is told of, in the order in which one change tells several."""
+
+    PAYMENT_CREATED = "payment.created"
+    PAYMENT_PROCESSING = "payment.processing"
+    PAYMENT_REQUIRES_ACTION = "payment.requires_action"
+    PAYMENT_REQUIRES_CAPTURE = "payment.requires_capture"
+    PAYMENT_SUCCEEDED = "payment.succeeded"
+    PAYMENT_FAILED = "payment.failed"
+    PAYMENT_CANCELED = "payment.canceled"
+    PAYMENT_EXPIRED = "payment.expired"
+    PAYMENT_REFUNDED = "payment.refunded"
+    PAYMENT_REFUND_FAILED = "payment.refund_failed"
+    PAYMENT_DISPUTED = "payment.disputed"
+    PAYMENT_DISPUTE_CLOSED = "payment.dispute_closed"
+    SUBSCRIPTION_STARTED = "subscription.started"
+    SUBSCRIPTION_TRIAL_ENDING = "subscription.trial_ending"
+    SUBSCRIPTION_RENEWED = "subscription.renewed"
+    SUBSCRIPTION_PAST_DUE = "subscription.past_due"
+    SUBSCRIPTION_CHANGED = "subscription.changed"
+    SUBSCRIPTION_ENDED = "subscription.ended"
+    PAYMENT_METHOD_SAVED = "payment_method.saved"
+    PAYMENT_METHOD_REMOVED = "payment_method.removed"
+    # An app's own test of its endpoint.
+    PING = "ping"
+
+
+class DeliveryState(StrEnum):
+    """How far an event has come on its way to an endpoint."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    DONE = "done"
+    DEAD = "dead"
+
+
+UNDELIVERED = "state IN ('waiting', 'sending')"
 
 
 class Step(StrEnum):
@@ -204,6 +245,12 @@ class Payment(Base):
     refund_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     dispute_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     movements_digest: Mapped[str | None] = mapped_column(String(DIGEST_LENGTH))
+    # Of each refund and dispute, by its id, the status at Stripe.
+    refund_statuses: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    dispute_statuses: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+
+    # How many of its states its app was told of.
+    state_number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
     __table_args__ = (
         _one_of("kind", PaymentKind),
@@ -513,6 +560,98 @@ class AppAccount(Base):
         CheckConstraint("NOT (leads AND has_moved)", name="lead_has_own_secrets"),
         Index("uq_app_accounts_account_id_leads", "account_id", unique=True, postgresql_where=text("leads")),
         Index("ix_app_accounts_account_id", "account_id"),
+    )
+
+
+class AppEvent(Base):
+    """What an app is told: one change of one payment, written by the transaction that makes it."""
+
+    __tablename__ = "app_events"
+
+    # Of one payment's events, the later one has the greater number: they are made under a lock of its row.
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # What apps know it by, also when it comes twice.
+    id: Mapped[uuid.UUID] = mapped_column(unique=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    type: Mapped[str] = mapped_column(String(40))
+    payment_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("payments.id"))
+    subscription_id: Mapped[str | None] = mapped_column(Text)
+    # Which state of the payment or the subscription it tells of, counted from 1.
+    state_number: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Of the payment what can change, as it was then, and what of it was another before.
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        _one_of("type", AppEventType),
+        CheckConstraint(
+            "num_nonnulls(payment_id, subscription_id) <= 1"
+            " AND (state_number IS NULL) = (num_nonnulls(payment_id, subscription_id) = 0)",
+            name="is_about_one_thing",
+        ),
+        # A state is told once.
+        UniqueConstraint("payment_id", "state_number", "type", name="uq_app_events_payment_state"),
+        UniqueConstraint("subscription_id", "state_number", "type", name="uq_app_events_subscription_state"),
+        Index("ix_app_events_app_id", "app_id", "number"),
+    )
+
+
+class EventEndpoint(Base):
+    """Where an app wants to be told. Its secret is in key-service."""
+
+    __tablename__ = "event_endpoints"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    app_id: Mapped[str] = mapped_column(String(200))
+    url: Mapped[str] = mapped_column(Text)
+    # Of what it is told; all where there are none.
+    types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    # Since when nothing was taken there.
+    failing_since: Mapped[datetime | None]
+    # The endpoint has asked to be left alone until then.
+    paused_until: Mapped[datetime | None]
+    # How many deliveries each worker has under way to it at once.
+    concurrency: Mapped[int] = mapped_column(SmallInteger, server_default=text("4"))
+    # Until when the secret before signs as well.
+    old_secret_until: Mapped[datetime | None]
+    succeeded_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    failed_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    __table_args__ = (
+        CheckConstraint("concurrency > 0", name="some_concurrency"),
+        Index("ix_event_endpoints_app_id", "app_id"),
+    )
+
+
+class Delivery(Base):
+    """An event on its way to an endpoint: made with the event, for each endpoint that there was."""
+
+    __tablename__ = "deliveries"
+
+    event_number: Mapped[int] = mapped_column(ForeignKey("app_events.number", ondelete="CASCADE"), primary_key=True)
+    endpoint_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("event_endpoints.id", ondelete="CASCADE"), primary_key=True
+    )
+    # What it is about: of these, an endpoint is told one after the other.
+    subject: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(10), server_default=DeliveryState.WAITING)
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    # Of one that is being sent, when another worker may take over.
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    lease_token: Mapped[uuid.UUID | None]
+    last_status: Mapped[int | None] = mapped_column(SmallInteger)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _one_of("state", DeliveryState),
+        CheckConstraint("(state IN ('done', 'dead')) = (ended_at IS NOT NULL)", name="ended_is_stamped"),
+        CheckConstraint("state <> 'sending' OR lease_token IS NOT NULL", name="sending_has_lease"),
+        Index("ix_deliveries_next", "endpoint_id", "next_attempt_at", postgresql_where=text(UNDELIVERED)),
+        Index("ix_deliveries_subject", "endpoint_id", "subject", "event_number", postgresql_where=text(UNDELIVERED)),
+        Index("ix_deliveries_dead", "endpoint_id", "ended_at", postgresql_where=text("state = 'dead'")),
     )
 
 

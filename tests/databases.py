@@ -75,6 +75,8 @@ def dispose(application: Flask) -> None:
 def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
     for table in (
+        "app_events",
+        "event_endpoints",
         "money_movements",
         "customers",
         "operations",

@@ -16,6 +16,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, insert
 from app.database import Batch, Transaction
 from app.metrics import count_status, count_unknown_value
 from app.models import MoneyMovement, Payment, PaymentKind, StripeEvent, StripeObject
+from app.services.events.app_event import data_of_change, types_of_change
+from app.services.events.outbox import TELL, told_of_payment
 from app.services.events.projection import ID_COLUMNS, STATE_COLUMNS, Projection, project
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import renewal_reference
@@ -39,6 +41,7 @@ FACTS = select(
     Payment.id.label("payment_id"),
     Payment.app_id,
     Payment.kind,
+    Payment.state_number,
     *(getattr(Payment, name) for name in STATE_COLUMNS),
     *EVENT_COLUMNS,
 ).outerjoin(StripeEvent, StripeEvent.payment_id == Payment.id)
@@ -50,15 +53,24 @@ _write = (
     .where(Payment.id == _payment_id)
     .values(
         {name: bindparam(name) for name in STATE_COLUMNS}
-        | {"run_id": func.coalesce(bindparam("run_id"), Payment.run_id), "updated_at": func.now()}
+        | {
+            "run_id": func.coalesce(bindparam("run_id"), Payment.run_id),
+            "state_number": bindparam("state_number"),
+            "updated_at": func.now(),
+        }
     )
 )
 
 # An object that is another payment's stays so: one invoice can be paid with the intent of two.
 _new_ids = select(func.unnest(_ids), bindparam("app_id", type_=Text), _payment_id)
 _learn = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_ids).on_conflict_do_nothing()
-_WRITE = Batch(_write)
-_WRITE_AND_LEARN = Batch(_write, _learn)
+# By whether the payment has learned ids, and whether its app is told.
+_WRITE = {
+    (False, False): Batch(_write),
+    (False, True): Batch(_write, *TELL),
+    (True, False): Batch(_write, _learn),
+    (True, True): Batch(_write, _learn, *TELL),
+}
 
 # A payment's movements are few, and written anew as a whole. The payment's row is locked.
 _moved: Any = (
@@ -147,8 +159,15 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
         count_status(projection.state.status)
     if "movements_digest" in changes:
         _write_movements(transaction, payment.payment_id, projection)
-    ours = {"payment_id": payment.payment_id, "app_id": payment.app_id, "run_id": run_id, "ids": learned}
-    transaction.run_and_commit(_WRITE_AND_LEARN if learned else _WRITE, **ours, **asdict(projection.state))
+    types = types_of_change(payment, projection.state)
+    told = told_of_payment(
+        types,
+        payment_id=payment.payment_id,
+        state_number=payment.state_number + bool(types),
+        data=data_of_change(payment, projection.state),
+    )
+    ours = {"app_id": payment.app_id, "run_id": run_id, "ids": learned}
+    transaction.run_and_commit(_WRITE[bool(learned), bool(types)], **ours, **told, **asdict(projection.state))
     return Folded([*learned, *_renewals_of(changes)], changes)
 
 

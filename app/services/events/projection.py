@@ -165,6 +165,8 @@ class PaymentState:
     dispute_count: int
     # Tells without a look at the rows of its movements whether they are others now; None where there are none.
     movements_digest: str | None
+    refund_statuses: dict[str, str]
+    dispute_statuses: dict[str, str]
 
 
 STATE_COLUMNS = tuple(column.name for column in fields(PaymentState))
@@ -229,6 +231,8 @@ def _project(facts: Facts) -> Projection:
         refund_count=len(refunds),
         dispute_count=len(disputes),
         movements_digest=_digest(movements, asked_for["currency"]),
+        refund_statuses={refund.id: refund.status or "" for refund in refunds},
+        dispute_statuses={dispute.id: dispute.status or "" for dispute in disputes},
     )
     own_ids = _own_ids(facts, state)
     return Projection(
