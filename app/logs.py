@@ -32,7 +32,7 @@ ID_FACTS = ("app", "payment", "run", "requestId")
 
 access_log = logging.getLogger("app.access")
 
-_SECRET = re.compile(r"\b(?:sk|rk|whsec)_[\w*]+|\b\w+?_secret_\w+")
+_SECRET = re.compile(r"\b(?:sk|rk|whsec)_[\w*+/=]+|\b\w+?_secret_\w+")
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: what a data exception says quotes the value.
 _DATA_EXCEPTION = "22"

@@ -82,6 +82,15 @@ def _resolve(host: str, port: int) -> list[Any]:
     return found.result(_remaining_seconds())
 
 
+def look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """The addresses of a host, for whoever wants to know them before an exchange.
+
+    :raises OSError: when there are none, or none in time.
+    """
+    _deadline.set(deadline)
+    return _resolve(host, port)
+
+
 def _look_up(host: str, port: int, found: "Future[list[Any]]") -> None:
     try:
         found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
@@ -117,11 +126,18 @@ class _TLSSocket(_Socket, ssl.SSLSocket):
         super().do_handshake(block)
 
 
-class _Connection(HTTPConnection):
+class Connection(HTTPConnection):
     """A connection that is made before the deadline, and used again only while that is safe."""
 
     # A `_Socket`, while there is one.
     sock: Any
+
+    def find_addresses(self) -> list[Any]:
+        """The addresses of the host.
+
+        :raises OSError: when there are none, or none in time.
+        """
+        return _resolve(self.host, self.port)
 
     def _new_conn(self) -> socket.socket:
         """Connect to the first of the host's addresses that lets us. urllib3 has no public way to choose its sockets.
@@ -129,7 +145,7 @@ class _Connection(HTTPConnection):
         Each gets an equal share of the time that is left for it and those after it: a silent one doesn't take it all.
         """
         failure = OSError("the name has no address")
-        addresses = _resolve(self.host, self.port)
+        addresses = self.find_addresses()
         for tried, (*_, address) in enumerate(addresses):
             try:
                 plain = socket.create_connection(address[:2], _remaining_seconds() / (len(addresses) - tried))
@@ -156,7 +172,9 @@ class _Connection(HTTPConnection):
         return super().is_connected and time.monotonic() - self.sock.last_read_at < MAX_IDLE_SECONDS
 
 
-class _TLSConnection(_Connection, HTTPSConnection):
+class TLSConnection(Connection, HTTPSConnection):
+    """The same over TLS."""
+
     @property
     def is_connected(self) -> bool:
         """The same. What TLS has decrypted and nobody has read counts too, and the system doesn't know of it."""
@@ -165,13 +183,13 @@ class _TLSConnection(_Connection, HTTPSConnection):
 
 def _new_pool(url: str) -> HTTPConnectionPool:
     is_tls = urlsplit(url).scheme == "https"
-    tls: dict[str, Any] = {"ssl_context": _tls_context()} if is_tls else {}
+    tls: dict[str, Any] = {"ssl_context": tls_context()} if is_tls else {}
     pool = connection_from_url(url, maxsize=MAX_IDLE_CONNECTIONS, retries=False, **tls)
-    pool.ConnectionCls = _TLSConnection if is_tls else _Connection
+    pool.ConnectionCls = TLSConnection if is_tls else Connection
     return pool
 
 
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """Trust the public authorities, and also those of the system or of SSL_CERT_FILE and SSL_CERT_DIR.
 
     Neither replaces the other: one process speaks to Stripe, and to upstreams whose authority may be private.
@@ -186,13 +204,14 @@ class Transport:
     """The connections to one upstream. Safe to share between threads; make it after the fork.
 
     :param url: the upstream's; the paths of all calls are below it
+    :param pool: connections to it that somebody else has made
     """
 
-    def __init__(self, upstream: str, url: str) -> None:
+    def __init__(self, upstream: str, url: str, *, pool: HTTPConnectionPool | None = None) -> None:
         self._upstream = upstream
         self._path = urlsplit(url).path
         # Without settings there is no URL, and an application is built all the same, for `flask --help`.
-        self._pool = _new_pool(url or "http://unset.invalid")
+        self._pool = pool or _new_pool(url or "http://unset.invalid")
 
     def send(
         self,

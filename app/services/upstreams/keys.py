@@ -1,4 +1,4 @@
-"""key-service: the Stripe key and the webhook signing secrets of each app."""
+"""key-service: the Stripe key of each app, and the secrets with which it is told things and tells them."""
 
 import threading
 from concurrent.futures import Future
@@ -25,6 +25,11 @@ class Provider(StrEnum):
     STRIPE_WEBHOOK = "stripe-webhook"
 
 
+def provider_of_endpoint(endpoint_id: object) -> str:
+    """The provider under which the secret of an endpoint of events is kept."""
+    return f"stripe-service-events:{endpoint_id}"
+
+
 class KeyClient:
     """Asks key-service for keys and remembers those that it was asked to get for a short time.
 
@@ -37,10 +42,10 @@ class KeyClient:
         self._timeout_seconds = timeout_seconds
         self._transport = Transport(UPSTREAM, url)
         self._lock = threading.Lock()
-        self._keys: TTLCache[tuple[Provider, str], str] = TTLCache(MAX_CACHED_KEYS, cache_seconds)
-        self._asking: dict[tuple[Provider, str], Future[str]] = {}
+        self._keys: TTLCache[tuple[str, str], str] = TTLCache(MAX_CACHED_KEYS, cache_seconds)
+        self._asking: dict[tuple[str, str], Future[str]] = {}
 
-    def get(self, provider: Provider, app_id: str, context: CallContext) -> str:
+    def get(self, provider: str, app_id: str, context: CallContext) -> str:
         """The app's key.
 
         :raises NoStripeKey: when key-service has none.
@@ -58,33 +63,45 @@ class KeyClient:
             self._ask_for_all(provider, app_id, context, answer)
         return _wait(answer, context.deadline)
 
-    def forget(self, provider: Provider, app_id: str, key: str) -> None:
+    def forget(self, provider: str, app_id: str, key: str) -> None:
         """Drop a key that turned out to be wrong, unless it was replaced meanwhile."""
         with self._lock:
             if self._keys.get((provider, app_id)) == key:
                 del self._keys[provider, app_id]
 
-    def ask(self, provider: Provider, app_id: str, context: CallContext) -> str:
+    def ask(self, provider: str, app_id: str, context: CallContext) -> str:
         """The key that key-service has now, which isn't remembered.
 
         :raises NoStripeKey, UpstreamError: as for `get`.
         """
-        with upstream_call(UPSTREAM, f"GET /internal/app-keys/{provider}/decrypt"):
-            return self._send(provider, app_id, context)
+        with upstream_call(UPSTREAM, f"GET /internal/app-keys/{_kind(provider)}/decrypt"):
+            path = f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}"
+            answer = self._send("GET", path, context)
+            if answer.status == 404:
+                raise NoStripeKey(app_id)
+            return _read_key(answer)
 
-    def store(self, provider: Provider, app_id: str, key: str, context: CallContext) -> None:
-        """Give key-service a key of the app's, in the place of the one that it has.
+    def store(self, provider: str, app_id: str, key: str, context: CallContext) -> None:
+        """Store a key, in place of the one that there was.
 
         :raises UpstreamError: when key-service doesn't take it.
         """
         body = orjson.dumps({"appId": app_id, "provider": provider, "apiKey": key})
         with upstream_call(UPSTREAM, "POST /internal/app-keys"):
-            # A second try stores the same.
-            answer = self._exchange("POST", "/internal/app-keys", context, body=body)
-            if answer.status != 200:
-                raise _failure(answer.status)
+            _require_ok(self._send("POST", "/internal/app-keys", context, body))
 
-    def _ask_for_all(self, provider: Provider, app_id: str, context: CallContext, answer: "Future[str]") -> None:
+    def delete(self, provider: str, app_id: str, context: CallContext) -> None:
+        """Delete a key; one that is gone is no error.
+
+        :raises UpstreamError: when key-service doesn't do it.
+        """
+        path = f"/internal/app-keys/{provider}?{urlencode({'appId': app_id})}"
+        with upstream_call(UPSTREAM, f"DELETE /internal/app-keys/{_kind(provider)}"):
+            answer = self._send("DELETE", path, context)
+            if answer.status != 404:
+                _require_ok(answer)
+
+    def _ask_for_all(self, provider: str, app_id: str, context: CallContext, answer: "Future[str]") -> None:
         try:
             key = self.ask(provider, app_id, context)
         except BaseException as error:
@@ -94,35 +111,33 @@ class KeyClient:
             self._settle(provider, app_id, key)
             answer.set_result(key)
 
-    def _settle(self, provider: Provider, app_id: str, key: str | None) -> None:
+    def _settle(self, provider: str, app_id: str, key: str | None) -> None:
         with self._lock:
             del self._asking[provider, app_id]
             if key is not None:
                 self._keys[provider, app_id] = key
 
-    def _send(self, provider: Provider, app_id: str, context: CallContext) -> str:
-        path = f"/internal/app-keys/{provider}/decrypt?{urlencode({'appId': app_id})}"
-        answer = self._exchange("GET", path, context)
-        if answer.status == 404:
-            raise NoStripeKey(app_id)
-        return _read_key(answer)
-
-    def _exchange(self, method: str, path: str, context: CallContext, *, body: bytes = b"") -> Answer:
-        headers = {
-            "X-API-Key": self._api_key,
-            "X-Caller-Service": "stripe",
-            "X-Caller-Method": context.method,
-            "X-Caller-Path": context.path,
-            "X-Request-ID": context.request_id,
-        }
+    def _send(self, method: str, path: str, context: CallContext, body: bytes = b"") -> Answer:
         return self._transport.send(
             method,
             path,
-            headers=headers | ({"Content-Type": "application/json"} if body else {}),
+            headers={
+                "X-API-Key": self._api_key,
+                "X-Caller-Service": "stripe",
+                "X-Caller-Method": context.method,
+                "X-Caller-Path": context.path,
+                "X-Request-ID": context.request_id,
+                **({"Content-Type": "application/json"} if body else {}),
+            },
             body=body,
             deadline=context.deadline.within(self._timeout_seconds),
             repeatable=True,
         )
+
+
+def _kind(provider: str) -> str:
+    """A provider without the id that it may hold."""
+    return provider.partition(":")[0]
 
 
 def _wait(answer: "Future[str]", deadline: Deadline) -> str:
@@ -133,9 +148,15 @@ def _wait(answer: "Future[str]", deadline: Deadline) -> str:
         raise UpstreamTimeout(UPSTREAM, reason="no answer in time", executed=False) from None
 
 
-def _read_key(answer: Answer) -> str:
+def _require_ok(answer: Answer) -> None:
+    if answer.status in (429, 502, 503, 504):
+        raise UpstreamUnavailable(UPSTREAM, reason=f"answered {answer.status}")
     if answer.status != 200:
-        raise _failure(answer.status)
+        raise UpstreamError(UPSTREAM, reason=f"answered {answer.status}")
+
+
+def _read_key(answer: Answer) -> str:
+    _require_ok(answer)
     try:
         key = orjson.loads(answer.body)["key"]
     except (orjson.JSONDecodeError, TypeError, KeyError):
@@ -144,8 +165,3 @@ def _read_key(answer: Answer) -> str:
     if not (isinstance(key, str) and key and key.isascii() and key.isprintable()):
         raise UpstreamError(UPSTREAM, reason="answered 200 without a key") from None
     return key
-
-
-def _failure(status: int) -> UpstreamError:
-    kind = UpstreamUnavailable if status in (429, 502, 503, 504) else UpstreamError
-    return kind(UPSTREAM, reason=f"answered {status}")
