@@ -3,7 +3,19 @@
 from flask import Flask
 
 from app.auth import register_auth
-from app.blueprints import catalog, customers, docs, health, keys, payments, status, subscriptions, webhooks
+from app.blueprints import (
+    catalog,
+    customers,
+    docs,
+    event_endpoints,
+    events,
+    health,
+    keys,
+    payments,
+    status,
+    subscriptions,
+    webhooks,
+)
 from app.blueprints import metrics as metrics_routes  # `app.metrics` is what they show
 from app.cli import register_commands
 from app.config import Settings
@@ -21,6 +33,8 @@ API_BLUEPRINTS = (
     status.blp,
     customers.blp,
     subscriptions.blp,
+    event_endpoints.blp,
+    events.blp,
     catalog.blp,
     keys.blp,
     webhooks.blp,

@@ -52,6 +52,7 @@ class Settings:
     db_pool_size: int = 8
     metrics_by_app: bool = False
     public_url: str | None = None
+    allow_private_endpoints: bool = False
     metrics_directory: str | None = None
     problems: tuple[str, ...] = ()
 
@@ -123,6 +124,7 @@ class Settings:
             db_pool_size=reader.optional("DB_POOL_SIZE", _positive_integer, cls.db_pool_size),
             metrics_by_app=reader.optional("METRICS_BY_APP", _yes_or_no, cls.metrics_by_app),
             public_url=reader.optional("PUBLIC_URL", _http_url, cls.public_url),
+            allow_private_endpoints=reader.optional("ALLOW_PRIVATE_ENDPOINTS", _yes_or_no, cls.allow_private_endpoints),
             metrics_directory=reader.optional(METRICS_DIRECTORY, _directory, cls.metrics_directory),
             problems=tuple(reader.problems),
         )

@@ -97,6 +97,8 @@ PATH_VARIABLES = {
     "couponId": {"example": "SUMMER"},
     "stripeId": {"example": "pi_3a1b2"},
     "subscriptionId": {"example": "sub_3a1b2"},
+    "endpointId": {"format": "uuid", "example": "1f0e6f5c-6f0b-4b0a-9d0e-3f5f0f6f7a11"},
+    "eventId": {"format": "uuid", "example": "0a9d7f3e-2c5b-4c1d-8e6f-7b8a9c0d1e2f"},
     "appId": {"example": "shop"},
 }
 

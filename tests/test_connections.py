@@ -55,6 +55,12 @@ BODIES = {
             "billing-portal/create",
         )
     },
+    "/event-endpoints/create": {"appId": "shop"},
+    **{
+        f"/event-endpoints/{NOBODYS}/{action}": {"appId": "shop"}
+        for action in ("enable", "test", "redeliver-dead", "rotate-secret")
+    },
+    f"/events/{NOBODYS}/redeliver": {"appId": "shop"},
     "/keys/create": {"appId": "shop"},
     "/keys/rotate": {"keyId": NOBODYS},
     "/keys/revoke": {"keyId": NOBODYS},

@@ -49,6 +49,7 @@ class TestArrows:
         "reconciliation": {"payments", "customers", "operations", "events", "upstreams"},
         "reports": {"events"},
         "webhook_endpoints": {"reconciliation", "operations", "events", "upstreams"},
+        "notifications": {"reports", "events", "upstreams"},
         "access": set(),
         "operators": {"operations", "events", "upstreams"},
     }

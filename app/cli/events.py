@@ -1,4 +1,4 @@
-"""`flask events`: folding stored events again, and a look at what is none."""
+"""`flask events`: folding stored events again, a look at what is none, and what apps are told."""
 
 import signal
 import time
@@ -11,15 +11,19 @@ from flask.cli import AppGroup
 
 from app.cli.configured import ServiceCommand, configured_services, exit_when_not_found
 from app.cli.printing import Printer, as_json, print_json, print_table
+from app.models import DeliveryState
 from app.services import Services
+from app.services.notifications.app_events import list_undelivered, redeliver_event
+from app.services.notifications.endpoints import ALWAYS, redeliver_dead
 from app.services.operators.replay import Replayed, replay_all, replay_payment, replay_since
 from app.services.operators.unreadable_events import list_unreadable_events
 
 # As a shell says that a command was interrupted.
 INTERRUPTED = 130
 PROGRESS_SECONDS = 5.0
+OPEN_STATES = [str(state) for state in DeliveryState if state is not DeliveryState.DONE]
 
-events = AppGroup("events", help="Work with Stripe's events.")
+events = AppGroup("events", help="Work with Stripe's events, and those that apps are told.")
 
 
 @events.command("replay", cls=ServiceCommand)
@@ -56,6 +60,40 @@ def show_unreadable(as_json: bool) -> None:
         print_table(unreadable)
     else:
         click.echo("Nothing is unreadable.")
+
+
+@events.command("deliveries", cls=ServiceCommand)
+@click.option("--app", "app_id", help="List no other app's.")
+@click.option("--state", type=click.Choice(OPEN_STATES), help="List no other state's.")
+@as_json
+def show_deliveries(app_id: str | None, state: str | None, as_json: bool) -> None:
+    """List what is on its way to apps or was given up, the newest first."""
+    wanted = None if state is None else DeliveryState(state)
+    found = list_undelivered(app_id=app_id, state=wanted, services=configured_services())
+    if as_json:
+        for delivery in found:
+            print_json(delivery)
+    elif found:
+        print_table(found)
+    else:
+        click.echo("Nothing is on its way.")
+
+
+@events.command("redeliver", cls=ServiceCommand)
+@click.argument("event_id", required=False)
+@click.option("--endpoint", "endpoint_id", help="Send this endpoint again what was given up.")
+@click.option("--since", type=click.DateTime(), help="With --endpoint: only what was given up since then, in UTC.")
+def redeliver(event_id: str | None, endpoint_id: str | None, since: datetime | None) -> None:
+    """Send an event to its endpoints again, or an endpoint what was given up; the worker does it."""
+    if (event_id is None) == (endpoint_id is None):
+        raise click.UsageError("Give either an event or --endpoint.")
+    services = configured_services()
+    with exit_when_not_found():
+        if event_id is not None:
+            redeliver_event(event_id, services=services)
+        elif endpoint_id is not None:
+            redeliver_dead(endpoint_id, since=since.replace(tzinfo=UTC) if since else ALWAYS, services=services)
+    click.echo("The worker sends it.")
 
 
 def _pages(

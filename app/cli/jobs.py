@@ -4,13 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from app.cli.deliveries import print_undelivered
 from app.cli.endpoints import print_synced
 from app.cli.printing import Printer
 from app.cli.reconciliation import print_put_off, print_reconciled
 from app.cli.recovery import print_ended_run, print_recovered
 from app.config import Settings
+from app.schemas.events import EventBodySchema
 from app.services import Services
 from app.services.kinds import KINDS
+from app.services.notifications.deliver import LOOK_SECONDS, deliver_events
+from app.services.notifications.retention import delete_old_app_events
 from app.services.operations.recovery import recover_operations
 from app.services.payments.orphan_runs import end_orphan_runs
 from app.services.reconciliation.reconcile import reconcile_apps
@@ -23,6 +27,8 @@ COMMAND = "flask worker"
 RECOVERY_SECONDS = 1.0
 # A waiting event is looked at again for this long after it was received.
 REJOIN_OVERLAP = timedelta(hours=1)
+
+_write_event = EventBodySchema().dump
 
 Turn = Callable[[Services, Printer], None]
 
@@ -51,6 +57,8 @@ def worker_jobs(settings: Settings) -> tuple[Job, ...]:
         Job("waiting events", settings.reconcile_seconds, _rejoin_by_turns()),
         Job("old waiting events", settings.reconcile_seconds, _delete_old_waiting_events),
         *((endpoints,) if settings.public_url else ()),
+        Job("deliveries", LOOK_SECONDS, _deliver),
+        Job("old app events", settings.reconcile_seconds, _delete_old_app_events),
     )
 
 
@@ -108,4 +116,15 @@ def _sync_endpoints(services: Services, printer: Printer) -> None:
 def _delete_old_waiting_events(services: Services, printer: Printer) -> None:
     for deleted in delete_old_waiting_events(services):
         printer.thing("deleted waiting events", count=deleted)
+        services.stop.check()
+
+
+def _deliver(services: Services, printer: Printer) -> None:
+    for delivered in deliver_events(services, _write_event, command=COMMAND):
+        print_undelivered(delivered, printer)
+
+
+def _delete_old_app_events(services: Services, printer: Printer) -> None:
+    for deleted in delete_old_app_events(services):
+        printer.thing("deleted app events", count=deleted)
         services.stop.check()

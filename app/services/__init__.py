@@ -10,6 +10,7 @@ from app.services.access.callers import Callers
 from app.services.concurrency import FairLimit
 from app.services.stopping import Stop
 from app.services.upstreams import limits
+from app.services.upstreams.event_endpoints import EventEndpoints
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.runs import RunsClient
 from app.services.upstreams.signing_secrets import SigningSecrets
@@ -26,6 +27,7 @@ class Services:
     signing_secrets: SigningSecrets
     runs: RunsClient
     stripe: Stripe
+    event_endpoints: EventEndpoints
     callers: Callers
     upstream_limit: FairLimit
     statistics_limit: limits.ConcurrencyLimit
@@ -47,6 +49,7 @@ class Services:
             timeout_seconds=settings.upstream_timeout_seconds,
         )
         stripe = Stripe(api_base=settings.stripe_api_base, timeout_seconds=settings.stripe_timeout_seconds, keys=keys)
+        event_endpoints = EventEndpoints(allow_private=settings.allow_private_endpoints)
         limit = FairLimit(settings.web_threads)
         # Those of a large app take as long as a statement may: half of the connections are left to everything else.
         statistics_limit = limits.ConcurrencyLimit(
@@ -54,4 +57,15 @@ class Services:
         )
         database = Database(engine, Queue(settings.db_pool_size))
         callers = Callers(database)
-        return cls(settings, database, keys, signing_secrets, runs, stripe, callers, limit, statistics_limit)
+        return cls(
+            settings,
+            database,
+            keys,
+            signing_secrets,
+            runs,
+            stripe,
+            event_endpoints,
+            callers,
+            limit,
+            statistics_limit,
+        )

@@ -41,6 +41,8 @@ LINES = {
     "events unreadable": ["events", "unreadable"],
     "endpoints show": ["endpoints", "show"],
     "endpoints sync": ["endpoints", "sync"],
+    "events deliveries": ["events", "deliveries"],
+    "events redeliver": ["events", "redeliver", str(UUID(int=1))],
     "keys create": ["keys", "create", "--app", "shop"],
     "keys list": ["keys", "list"],
     "keys rotate": ["keys", "rotate", str(UUID(int=1))],

@@ -46,17 +46,20 @@ ORIGINS = {
 
 # A payment as it is shown: all of its row, and what became of its tracking. Before Stripe has answered, only the
 # operation knows a run of the payment's own.
-_shown = select(
-    *(column for column in Payment.__table__.columns if column.key != "run_id"),
-    case(dict(ORIGINS), value=Payment.kind).label("origin"),
-    (Payment.amount_refunded_in_cents + Payment.amount_lost_in_cents).label("amount_returned_in_cents"),
-    func.coalesce(Payment.run_id, Operation.run_id).label("run_id"),
-    func.coalesce(Operation.tracking_state, TrackingState.NONE).label("tracking_state"),
-    Operation.tracking_error,
-    Subscription.status.label("subscription_status"),
-).outerjoin(Operation, Operation.id == Payment.id)
-_SHOWN = _shown.outerjoin(
-    Subscription, (Subscription.id == Payment.stripe_subscription_id) & (Subscription.app_id == Payment.app_id)
+SHOWN = (
+    select(
+        *(column for column in Payment.__table__.columns if column.key != "run_id"),
+        case(dict(ORIGINS), value=Payment.kind).label("origin"),
+        (Payment.amount_refunded_in_cents + Payment.amount_lost_in_cents).label("amount_returned_in_cents"),
+        func.coalesce(Payment.run_id, Operation.run_id).label("run_id"),
+        func.coalesce(Operation.tracking_state, TrackingState.NONE).label("tracking_state"),
+        Operation.tracking_error,
+        Subscription.status.label("subscription_status"),
+    )
+    .outerjoin(Operation, Operation.id == Payment.id)
+    .outerjoin(
+        Subscription, (Subscription.id == Payment.stripe_subscription_id) & (Subscription.app_id == Payment.app_id)
+    )
 )
 
 # Of the app that is asked about, where one is.
@@ -67,7 +70,7 @@ _is_visible = or_(_app_id.is_(None), Payment.app_id == _app_id)
 # With a row for each of its events, less those that tell of its subscription, of which there may be many.
 _is_of_payment = (StripeEvent.payment_id == Payment.id) & ~func.starts_with(StripeEvent.type, "customer.subscription.")
 _FIND = Batch(
-    _SHOWN.add_columns(*EVENT_COLUMNS)
+    SHOWN.add_columns(*EVENT_COLUMNS)
     .outerjoin(StripeEvent, _is_of_payment)
     .where(Payment.id == bindparam("payment_id"), _is_visible)
 )
@@ -114,7 +117,7 @@ _before = tuple_(bindparam("created_at", type_=TIMESTAMP(timezone=True)), bindpa
 
 def _page(of: ColumnElement[bool], *, later: bool) -> Select[Any]:
     """A page, newest first: read from an index on what is asked for and on the position."""
-    page = _SHOWN.where(
+    page = SHOWN.where(
         of,
         Payment.status != PaymentStatus.REJECTED,
         _is_visible,

@@ -1,0 +1,451 @@
+"""Delivery: events are claimed for the endpoints that are due, and sent side by side, each until it is taken or dead.
+
+| a delivery   | statement            | then                                                                  |
+|--------------|----------------------|-----------------------------------------------------------------------|
+| waiting, due | `_CLAIM`             | sending, for as long as its lease; or put off, behind what is ahead    |
+| sending      | `_DONE`              | done; what it was ahead of is due                                      |
+| sending      | `_RETRY`             | waiting, until its next try                                            |
+| sending      | `_DEAD`              | dead, after the last; what it was ahead of is due                      |
+| sending      | none: its lease ends | due again: it is sent once more, under the same id                     |
+
+Of one subject, a payment or a subscription, an endpoint is sent one event at a time, in the order of their numbers.
+"""
+
+import binascii
+import logging
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Integer,
+    Interval,
+    Text,
+    Uuid,
+    all_,
+    any_,
+    bindparam,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
+from standardwebhooks import Webhook
+
+from app.database import Batch
+from app.errors import NoStripeKey, UpstreamError, is_lock_conflict
+from app.logs import begin_request
+from app.models import AppEvent, Delivery, DeliveryState, EventEndpoint
+from app.services import Services
+from app.services.notifications.app_events import EVENT, Shown, show_events, undelivered
+from app.services.upstreams.call_context import CallContext, Deadline
+from app.services.upstreams.event_endpoints import seconds_to_wait
+from app.services.upstreams.keys import provider_of_endpoint
+
+log = logging.getLogger(__name__)
+
+# At once, of one worker. Endpoints that fail have half of them, so that they delay none that doesn't.
+SENDERS = 64
+MOST_TO_ONE = 8
+# Of one exchange, from the look at the name to the end of the answer.
+SEND_SECONDS = 10.0
+# For the secret, the exchange, and what is then written.
+LEASE = timedelta(seconds=30)
+# How soon what is new is seen while others are being sent.
+LOOK_SECONDS = 0.25
+# Fewer free senders than this wait for others to be free, or for the next look: a claim of many costs as one of few.
+WORTH_A_CLAIM = SENDERS // 4
+
+# How long after each failed try the next one is made. https://www.standardwebhooks.com
+PAUSES = tuple(
+    timedelta(seconds=seconds) for seconds in (5, 300, 1800, *(hours * 3600 for hours in (2, 5, 10, 14, 20, 24)))
+)
+JITTER = 0.2
+LONGEST_PAUSE = timedelta(hours=24)
+# An endpoint that has taken nothing for that long is told nothing more.
+DISABLED_AFTER = timedelta(days=5)
+
+GONE = 410
+# The endpoint asks for less.
+ASKS_FOR_LESS = (429, 503)
+MAX_BODY_BYTES = 20 * 1024
+
+Write = Callable[[Shown], Mapping[str, Any]]
+
+_A_MOMENT = timedelta(seconds=1)
+
+_next = (
+    select(Delivery.next_attempt_at)
+    .where(Delivery.endpoint_id == EventEndpoint.id, undelivered(Delivery), Delivery.next_attempt_at <= func.now())
+    .order_by(Delivery.next_attempt_at)
+    .limit(1)
+    .lateral("due")
+)
+# The endpoints that have waited the longest come first.
+_DUE = Batch(
+    select(EventEndpoint.id, EventEndpoint.concurrency)
+    .join(_next, true())
+    .where(
+        EventEndpoint.disabled_at.is_(None),
+        func.coalesce(EventEndpoint.paused_until <= func.now(), True),
+        EventEndpoint.failing_since.is_not(None) == bindparam("are_failing", type_=Boolean),
+        EventEndpoint.id != all_(bindparam("full", type_=ARRAY(Uuid))),
+    )
+    .order_by(_next.c.next_attempt_at)
+    .limit(bindparam("limit"))
+)
+
+_place = select(
+    func.unnest(bindparam("endpoint_ids", type_=ARRAY(Uuid))).label("endpoint_id"),
+    func.unnest(bindparam("places", type_=ARRAY(Integer))).label("places"),
+).subquery("place")
+_first = (
+    select(Delivery.event_number, Delivery.endpoint_id, Delivery.subject)
+    .where(Delivery.endpoint_id == _place.c.endpoint_id, undelivered(Delivery), Delivery.next_attempt_at <= func.now())
+    .order_by(Delivery.next_attempt_at, Delivery.event_number)
+    .limit(_place.c.places)
+    .with_for_update(skip_locked=True)
+    .lateral("first")
+)
+_ahead = aliased(Delivery)
+_is_under_way = (_ahead.state == DeliveryState.SENDING) & (_ahead.next_attempt_at > func.now())
+_soon = func.now() + _A_MOMENT
+# Until when what is ahead of it, of the same subject, keeps a delivery waiting; nothing where nothing is. What is under
+# way may end at any moment, and then calls for the next itself.
+_waits_until = (
+    select(func.max(case((_is_under_way, _soon), else_=func.greatest(_ahead.next_attempt_at, _soon))).label("until"))
+    .where(
+        _ahead.endpoint_id == _first.c.endpoint_id,
+        _ahead.subject == _first.c.subject,
+        undelivered(_ahead),
+        _ahead.event_number != _first.c.event_number,
+        or_(_ahead.event_number < _first.c.event_number, _is_under_way),
+    )
+    .lateral("ahead")
+)
+_chosen = (
+    select(_first.c.event_number, _first.c.endpoint_id, _waits_until.c.until)
+    .select_from(_place.join(_first, true()).join(_waits_until, true()))
+    .cte("chosen")
+    # It locks as many as it chooses, so it is read once.
+    .prefix_with("MATERIALIZED")
+)
+_is_first = _chosen.c.until.is_(None)
+_CLAIM = Batch(
+    update(Delivery)
+    .where(Delivery.event_number == _chosen.c.event_number, Delivery.endpoint_id == _chosen.c.endpoint_id)
+    .values(
+        state=case((_is_first, DeliveryState.SENDING), else_=DeliveryState.WAITING),
+        attempts=Delivery.attempts + case((_is_first, 1), else_=0),
+        next_attempt_at=func.coalesce(_chosen.c.until, func.now() + LEASE),
+        lease_token=bindparam("token", type_=Uuid),
+    )
+    .returning(Delivery.event_number, Delivery.endpoint_id, Delivery.state)
+)
+_READ = Batch(
+    select(
+        *EVENT,
+        Delivery.endpoint_id,
+        Delivery.subject,
+        Delivery.attempts,
+        EventEndpoint.app_id,
+        EventEndpoint.url,
+        func.coalesce(EventEndpoint.old_secret_until > func.now(), False).label("has_two_secrets"),
+    )
+    .join(AppEvent, AppEvent.number == Delivery.event_number)
+    .join(EventEndpoint, EventEndpoint.id == Delivery.endpoint_id)
+    .where(
+        Delivery.event_number == any_(bindparam("numbers", type_=ARRAY(BigInteger))),
+        Delivery.lease_token == bindparam("token", type_=Uuid),
+        Delivery.state == DeliveryState.SENDING,
+    )
+)
+
+_endpoint_id = bindparam("endpoint_id", type_=Uuid)
+_number = bindparam("number", type_=BigInteger)
+_is_held = (
+    (Delivery.event_number == _number)
+    & (Delivery.endpoint_id == _endpoint_id)
+    & (Delivery.lease_token == bindparam("token", type_=Uuid))
+    & (Delivery.state == DeliveryState.SENDING)
+)
+_said = {
+    "last_status": bindparam("status", type_=Integer),
+    "last_error": bindparam("error", type_=Text),
+}
+_call_next = (
+    update(Delivery)
+    .where(
+        Delivery.endpoint_id == _endpoint_id,
+        Delivery.subject == bindparam("subject", type_=Text),
+        Delivery.state == DeliveryState.WAITING,
+        Delivery.event_number > _number,
+        Delivery.next_attempt_at > func.now(),
+    )
+    .values(next_attempt_at=func.now())
+)
+_end = update(Delivery).where(_is_held)
+_has_taken = (
+    update(EventEndpoint)
+    .where(EventEndpoint.id == _endpoint_id)
+    .values(
+        succeeded_count=EventEndpoint.succeeded_count + 1,
+        failing_since=null(),
+        concurrency=func.least(EventEndpoint.concurrency + 1, MOST_TO_ONE),
+    )
+)
+_is_over = bindparam("is_gone", type_=Boolean) | (EventEndpoint.failing_since < func.now() - DISABLED_AFTER)
+# What comes back is whether the endpoint is disabled from this failure on.
+_has_failed = (
+    update(EventEndpoint)
+    .where(EventEndpoint.id == _endpoint_id)
+    .values(
+        failed_count=EventEndpoint.failed_count + 1,
+        failing_since=func.coalesce(EventEndpoint.failing_since, func.now()),
+        concurrency=func.greatest(EventEndpoint.concurrency / 2, 1),
+        paused_until=func.greatest(EventEndpoint.paused_until, func.now() + bindparam("pause", type_=Interval)),
+        disabled_at=case(
+            (_is_over, func.coalesce(EventEndpoint.disabled_at, func.now())), else_=EventEndpoint.disabled_at
+        ),
+    )
+    .returning((EventEndpoint.disabled_at == func.now()).label("is_disabled_now"))
+)
+_DONE = Batch(_end.values(state=DeliveryState.DONE, ended_at=func.now(), **_said), _call_next, _has_taken)
+_DEAD = Batch(_end.values(state=DeliveryState.DEAD, ended_at=func.now(), **_said), _call_next, _has_failed)
+_until = func.now() + bindparam("delay", type_=Interval)
+_RETRY = Batch(_end.values(state=DeliveryState.WAITING, next_attempt_at=_until, **_said), _has_failed)
+_PUT_BACK = Batch(
+    _end.values(
+        state=DeliveryState.WAITING,
+        next_attempt_at=_until,
+        attempts=Delivery.attempts - 1,
+        last_error=bindparam("error"),
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A delivery in our hands, with what it takes to send it."""
+
+    event: Shown
+    endpoint_id: uuid.UUID
+    subject: str
+    attempts: int
+    app_id: str
+    url: str
+    has_two_secrets: bool
+    token: uuid.UUID
+    is_failing: bool
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a try came to; an error says why it failed."""
+
+    claimed: Claimed
+    status: int | None = None
+    error: str | None = None
+    is_disabled: bool = False
+
+
+class _Unsigned(Exception):
+    """key-service could not be asked for the secret: that is no failure of the endpoint's."""
+
+
+def deliver_events(services: Services, write: Write, *, command: str) -> Iterator[Delivered]:
+    """Send what is due, side by side, until there is none; yield what each try came to, as it ends.
+
+    When the end is asked for, nothing more is claimed, and what is being sent is waited for.
+
+    :param write: makes of an event what an endpoint is sent
+    """
+    in_hand: dict[Future[Delivered], Claimed] = {}
+    looked_at = -LOOK_SECONDS
+    with ThreadPoolExecutor(SENDERS) as senders:
+        while True:
+            is_time = time.monotonic() - looked_at >= LOOK_SECONDS
+            if (is_time or len(in_hand) <= SENDERS - WORTH_A_CLAIM) and not services.stop.is_set:
+                looked_at = time.monotonic()
+                for claimed in claim(services, list(in_hand.values())):
+                    in_hand[senders.submit(_deliver, claimed, services, write, command)] = claimed
+            if not in_hand:
+                return
+            for ended in wait(in_hand, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done:
+                del in_hand[ended]
+                yield ended.result()
+
+
+def claim(services: Services, in_hand: Sequence[Claimed]) -> list[Claimed]:
+    """Claim what is due, as far as there are senders for it: endpoints that fail have half of them."""
+    free = SENDERS - len(in_hand)
+    failing = SENDERS // 2 - sum(each.is_failing for each in in_hand)
+    working = _claim(services, in_hand, are_failing=False, free=free)
+    return working + _claim(services, in_hand, are_failing=True, free=min(failing, free - len(working)))
+
+
+def _claim(services: Services, in_hand: Sequence[Claimed], *, are_failing: bool, free: int) -> list[Claimed]:
+    if free <= 0:
+        return []
+    to_each = Counter(each.endpoint_id for each in in_hand)
+    full = [endpoint_id for endpoint_id, count in to_each.items() if count >= MOST_TO_ONE]
+    due = services.database.run(_DUE, are_failing=are_failing, full=full, limit=free)
+    places = share({row.id: row.concurrency - to_each[row.id] for row in due}, free)
+    if not places:
+        return []
+    token = uuid.uuid4()
+    claimed = services.database.run(_CLAIM, endpoint_ids=list(places), places=list(places.values()), token=token)
+    numbers = [row.event_number for row in claimed if row.state == DeliveryState.SENDING]
+    rows = services.database.run(_READ, numbers=numbers, token=token) if numbers else []
+    shown = show_events(rows, services=services)
+    return [
+        Claimed(
+            event=shown[row.number],
+            endpoint_id=row.endpoint_id,
+            subject=row.subject,
+            attempts=row.attempts,
+            app_id=row.app_id,
+            url=row.url,
+            has_two_secrets=row.has_two_secrets,
+            token=token,
+            is_failing=are_failing,
+        )
+        for row in rows
+    ]
+
+
+def share(wanted: Mapping[uuid.UUID, int], free: int) -> dict[uuid.UUID, int]:
+    """How many of the free senders each endpoint gets: one each, then more, and none of it more than half of them.
+
+    :param wanted: how many more each may have, the one that has waited the longest first
+    """
+    able = {endpoint_id: count for endpoint_id, count in wanted.items() if count > 0}
+    each = max(1, free // max(2, len(able)))
+    return {endpoint_id: min(count, each) for endpoint_id, count in list(able.items())[:free]}
+
+
+def _deliver(claimed: Claimed, services: Services, write: Write, command: str) -> Delivered:
+    begin_request(app=claimed.app_id)
+    try:
+        return _send_and_note(claimed, services, write, command)
+    except DBAPIError as error:
+        if not is_lock_conflict(error):
+            raise
+        # It is sent once more when its lease has ended.
+        return Delivered(claimed, error="the database did not note it in time")
+
+
+def _send_and_note(claimed: Claimed, services: Services, write: Write, command: str) -> Delivered:
+    try:
+        delivered, wait_seconds = _send(claimed, services, write, command)
+    except _Unsigned as error:
+        values = {"error": str(error), "delay": PAUSES[0]}
+        services.database.run(_PUT_BACK, **_held(claimed), **values)
+        return Delivered(claimed, error=str(error))
+    if delivered.error is None:
+        services.database.run(_DONE, **_held(claimed), status=delivered.status, error=None)
+        return delivered
+    return _fail(delivered, timedelta(seconds=wait_seconds), services)
+
+
+def _held(claimed: Claimed) -> dict[str, Any]:
+    return {
+        "number": claimed.event.number,
+        "endpoint_id": claimed.endpoint_id,
+        "subject": claimed.subject,
+        "token": claimed.token,
+    }
+
+
+def _send(claimed: Claimed, services: Services, write: Write, command: str) -> tuple[Delivered, float]:
+    """Send an event; return what came of it, and how long the endpoint asks to be left alone, in seconds.
+
+    :raises _Unsigned: when it could not be signed now.
+    """
+    body = body_of(claimed.event, write)
+    try:
+        headers = _sign(claimed, body, services, command)
+        answer = services.event_endpoints.send(claimed.url, body, headers, Deadline.after(SEND_SECONDS))
+    except UpstreamError as error:
+        return Delivered(claimed, error=error.reason), 0.0
+    if 200 <= answer.status < 300:
+        return Delivered(claimed, answer.status), 0.0
+    wait_seconds = seconds_to_wait(answer.headers) if answer.status in ASKS_FOR_LESS else 0.0
+    return Delivered(claimed, answer.status, f"answered {answer.status}"), wait_seconds
+
+
+def body_of(event: Shown, write: Write) -> bytes:
+    """What an endpoint is sent. Metadata for which there is no room is left out: all else fits."""
+    body = orjson.dumps(write(event))
+    if len(body) > MAX_BODY_BYTES:
+        payment = {**event.data["payment"], "metadata": {}}
+        body = orjson.dumps(write(replace(event, data={**event.data, "payment": payment})))
+    return body
+
+
+def _sign(claimed: Claimed, body: bytes, services: Services, command: str) -> dict[str, str]:
+    """The headers of a signed event: while a secret is rotated, two sign.
+
+    :raises _Unsigned: when key-service can't be asked.
+    :raises UpstreamError: when it has no secret of the endpoint, or none that is one.
+    """
+    event_id, now = str(claimed.event.event_id), datetime.now(UTC)
+    try:
+        signatures = [Webhook(each).sign(event_id, now, body.decode()) for each in _secrets(claimed, services, command)]
+    except (NoStripeKey, binascii.Error, RuntimeError) as error:
+        raise UpstreamError("key-service", reason="has no secret in key-service", executed=False) from error
+    except UpstreamError as error:
+        raise _Unsigned(f"{error.upstream} {error.reason}") from error
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _secrets(claimed: Claimed, services: Services, command: str) -> list[str]:
+    provider = provider_of_endpoint(claimed.endpoint_id)
+    context = CallContext("COMMAND", command, uuid.uuid4().hex, Deadline.after(SEND_SECONDS))
+    kept = services.keys.get(provider, claimed.app_id, context)
+    if claimed.has_two_secrets and "," not in kept:
+        # From before the rotation.
+        services.keys.forget(provider, claimed.app_id, kept)
+        kept = services.keys.get(provider, claimed.app_id, context)
+    newest, *former = kept.split(",")
+    return [newest, *former[:1]] if claimed.has_two_secrets else [newest]
+
+
+def _fail(delivered: Delivered, asked: timedelta, services: Services) -> Delivered:
+    claimed = delivered.claimed
+    asked = min(asked, LONGEST_PAUSE)
+    values = {
+        **_held(claimed),
+        "status": delivered.status,
+        "error": delivered.error,
+        "is_gone": delivered.status == GONE,
+        "pause": asked or None,
+    }
+    if claimed.attempts > len(PAUSES):
+        rows = services.database.run(_DEAD, **values)
+    else:
+        pause = PAUSES[claimed.attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- no secret
+        rows = services.database.run(_RETRY, **values, delay=max(pause, asked))
+    is_disabled = bool(rows and rows[0].is_disabled_now)
+    if is_disabled:
+        log.warning("event endpoint %s is disabled: %s", claimed.endpoint_id, delivered.error)
+    return replace(delivered, is_disabled=is_disabled)
