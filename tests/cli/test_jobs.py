@@ -47,6 +47,8 @@ class TestPace:
             "subscriptions in doubt": 1,
             "waiting events": 77,
             "old waiting events": 77,
+            "deliveries": 0.25,
+            "old app events": 77,
         }
 
     def test_endpoints_are_looked_after_where_an_address_is_known(self, settings: Settings) -> None:
@@ -189,3 +191,17 @@ class TestOldWaitingEvents:
         db.execute(text("UPDATE stripe_events SET received_at = now() - interval '91 days'"))
         assert take_turn(jobs["old waiting events"]) == "deleted waiting events count=1\n"
         assert db.execute(text("SELECT count(*) FROM stripe_events")).scalar_one() == 0
+
+
+class TestOldAppEvents:
+    def test_it_deletes_what_apps_were_told_90_days_ago(
+        self, jobs: dict[str, Job], take_turn: Callable[[Job], str], client: FlaskClient, db: Connection
+    ) -> None:
+        for _ in range(2):
+            client.post("/payment-intent/create", json=intent())
+        assert take_turn(jobs["old app events"]) == ""
+
+        oldest = "(SELECT min(number) FROM app_events)"
+        db.execute(text(f"UPDATE app_events SET created_at = now() - interval '91 days' WHERE number = {oldest}"))
+        assert take_turn(jobs["old app events"]) == "deleted app events count=1\n"
+        assert db.execute(text("SELECT count(*) FROM app_events")).scalar_one() == 1
