@@ -20,7 +20,7 @@ from prometheus_client import (
     generate_latest,
     values,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine, event
@@ -118,6 +118,11 @@ class Backlog:
     """What is left to do, as the database knows it. Ages are in seconds.
 
     :param unfinished: how many payments are at each step before the last, without those that are stuck
+    :param undelivered: how many deliveries of events are on their way, by app
+    :param dead: how many were given up within a day, by app
+    :param tries: how many deliveries were tried, by app and outcome
+    :param endpoints: how many there are, by state
+    :param delivery_lag_seconds: how long the delivery is due that waits longest for an endpoint that works
     :param oldest_cursor_seconds: how long ago the app was reconciled that waits longest; None where none ever was
     """
 
@@ -126,6 +131,11 @@ class Backlog:
     stuck: int
     oldest_cursor_seconds: float | None
     newest_cursor_seconds: float | None
+    undelivered: Mapping[str, int]
+    dead: Mapping[str, int]
+    tries: Mapping[tuple[str, str], int]
+    endpoints: Mapping[str, int]
+    delivery_lag_seconds: float
 
 
 def share_between_processes() -> None:
@@ -222,14 +232,14 @@ class _BacklogCollector(Collector):
     def __init__(self, backlog: Backlog | None) -> None:
         self._backlog = backlog
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         up = "Whether the database answered in time and is migrated; where not, what only it knows is left out."
         yield GaugeMetricFamily("stripe_service_database_up", up, value=self._backlog is not None)
         if self._backlog is not None:
             yield from _families(self._backlog)
 
 
-def _families(backlog: Backlog) -> Iterator[GaugeMetricFamily]:
+def _families(backlog: Backlog) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
     unfinished = GaugeMetricFamily(
         "stripe_service_payments_unfinished",
         "Payments that have not walked to their end, by step, without those that are stuck.",
@@ -255,3 +265,35 @@ def _families(backlog: Backlog) -> Iterator[GaugeMetricFamily]:
         if age is not None:
             cursors.add_metric((cursor,), age)
     yield cursors
+    yield from _families_of_deliveries(backlog)
+
+
+def _families_of_deliveries(backlog: Backlog) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    yield GaugeMetricFamily(
+        "stripe_service_app_event_lag_seconds",
+        "How long the delivery is due that waits longest for an endpoint that works; 0 where none is due.",
+        value=backlog.delivery_lag_seconds,
+    )
+    by_app = ("app",)
+    undelivered = GaugeMetricFamily(
+        "stripe_service_app_events_undelivered", "Deliveries of events that are on their way.", labels=by_app
+    )
+    dead = GaugeMetricFamily(
+        "stripe_service_app_events_dead", "Deliveries that were given up within a day.", labels=by_app
+    )
+    for family, counts in ((undelivered, backlog.undelivered), (dead, backlog.dead)):
+        for app_id, count in counts.items():
+            family.add_metric((app_id,), count)
+        yield family
+    tries = CounterMetricFamily(
+        "stripe_service_app_event_tries", "Deliveries that were tried: succeeded, failed.", labels=("app", "outcome")
+    )
+    for labels, count in backlog.tries.items():
+        tries.add_metric(labels, count)
+    yield tries
+    endpoints = GaugeMetricFamily(
+        "stripe_service_event_endpoints", "Endpoints of apps: working, failing or disabled.", labels=("state",)
+    )
+    for state, count in backlog.endpoints.items():
+        endpoints.add_metric((state,), count)
+    yield endpoints

@@ -51,7 +51,7 @@ class TestArrows:
         "webhook_endpoints": {"reconciliation", "operations", "events", "upstreams"},
         "notifications": {"reports", "events", "upstreams"},
         "access": set(),
-        "operators": {"operations", "events", "upstreams"},
+        "operators": {"notifications", "operations", "reports", "events", "upstreams"},
     }
 
     @pytest.mark.parametrize("name", ["config.py", "errors.py"])

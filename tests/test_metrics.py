@@ -330,6 +330,29 @@ class TestBacklog:
         assert 3600 <= (figures.get(name, cursor="oldest") or 0) < 3660
         assert 600 <= (figures.get(name, cursor="newest") or 0) < 660
 
+    def test_it_tells_how_events_get_to_apps(self, app: Flask, settings: Settings, db: Connection) -> None:
+        """Lag is of endpoints that work; and an app is a label only where it may be."""
+        db.execute(
+            text(
+                "INSERT INTO event_endpoints (id, app_id, url, failing_since, disabled_at, succeeded_count)"
+                " VALUES (gen_random_uuid(), 'shop', '', NULL, NULL, 3),"
+                " (gen_random_uuid(), 'shop', '', now(), NULL, 0), (gen_random_uuid(), 'bar', '', NULL, now(), 1);"
+                "INSERT INTO app_events (id, app_id, type, data) VALUES (gen_random_uuid(), 'shop', 'ping', '{}');"
+                "INSERT INTO deliveries (event_number, endpoint_id, subject, next_attempt_at) SELECT number, e.id, '',"
+                " now() - CASE WHEN failing_since IS NULL AND disabled_at IS NULL THEN interval '7s' ELSE '1h' END"
+                " FROM app_events, event_endpoints e"
+            )
+        )
+        for by_app, bar in ((False, None), (True, 1)):
+            with another_client(replace(settings, metrics_by_app=by_app)) as client:
+                figures = scrape(client)
+            assert 7 <= (figures.get("stripe_service_app_event_lag_seconds") or 0) < 60
+            assert figures.get("stripe_service_app_events_undelivered", app="bar") == bar
+            assert figures.get("stripe_service_app_event_tries_total", app="bar", outcome="succeeded") == bar
+            states = [figures.get("stripe_service_event_endpoints", state=state) for state in ("working", "failing")]
+            assert states == [1, 1]
+        assert figures.get("stripe_service_app_events_undelivered", app="shop") == 2
+
     def test_it_reads_no_growing_table_whole(self, app: Flask, db: Connection) -> None:
         db.execute(
             text(
@@ -340,7 +363,7 @@ class TestBacklog:
         )
         db.execute(text("ANALYZE operations"))
         services = app.extensions[EXTENSION_KEY]
-        left, cursors = explain(services.database.engine, lambda: backlog.find_backlog(services))
+        left, cursors, *_ = explain(services.database.engine, lambda: backlog.find_backlog(services))
 
         assert "ix_operations_lease_until" in left
         assert "Seq Scan on operations" not in left
@@ -465,6 +488,11 @@ class TestOperations:
             stuck=1,
             oldest_cursor_seconds=1,
             newest_cursor_seconds=1,
+            undelivered={"shop": 1},
+            dead={"shop": 1},
+            tries={("shop", "failed"): 1},
+            endpoints={"failing": 1},
+            delivery_lag_seconds=1,
         )
         figures = Figures(metrics.render(left, None).decode())
         board = json.loads((ROOT / "docs" / "grafana.json").read_text())
