@@ -49,11 +49,11 @@ KNOWN = {
     "path.priceId": ["price_sandbox", "price_sandbox_monthly"],
     "path.productId": ["prod_sandbox"],
 }
-# What no schema can say: that a page gave the cursor, that a time is to come, that an address or a port is one. And
+# What no schema can say: that a page gave the cursor, when a time is, that an address or a port is one. And
 # what the document says in words alone: which options don't go with each other.
 BEYOND_A_SCHEMA = frozenset(
     {
-        *("cursor", "redeemBy", "expiresAt", "successUrl", "cancelUrl", "returnUrl"),
+        *("cursor", "redeemBy", "expiresAt", "to", "successUrl", "cancelUrl", "returnUrl"),
         *("captureMethod", "invoiceCreation", "trialDays", "customerCreation", "allowPromotionCodes", "lineItems"),
     }
 )
