@@ -5,6 +5,8 @@ import re
 from app.sandbox.json_object import JsonObject
 from app.sandbox.stripe.account import Accounts
 
+# Stored by the service, one for each endpoint of an app.
+EVENTS_OF = "stripe-service-events:"
 PROVIDERS = {"stripe": "sk_test_sandbox_", "stripe-webhook": "whsec_sandbox_"}
 
 
@@ -40,6 +42,11 @@ class KeyRing:
     def stored(self, app_id: str) -> dict[str, str]:
         """The keys that the app was given, by provider."""
         return {provider: key for provider, keys in self._set.items() if (key := keys.get(app_id)) is not None}
+
+    def event_secrets(self) -> list[str]:
+        """The secrets with which apps are told, the newest of each endpoint first."""
+        kept = [key for provider, keys in self._set.items() if provider.startswith(EVENTS_OF) for key in keys.values()]
+        return [secret for key in kept if key for secret in key.split(",")]
 
     def apps_of(self, account_id: str) -> list[str]:
         keys = {app_id: self._current("stripe", app_id) for app_id in sorted(self._apps)}

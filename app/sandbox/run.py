@@ -40,6 +40,7 @@ DEFAULTS = {
     "STRIPE_SERVICE_API_KEY": "sandbox-api-key",
     "STRIPE_WEBHOOK_SECRET": "whsec_sandbox",
     "SANDBOX_PORT": "3012",
+    "ALLOW_PRIVATE_ENDPOINTS": "1",
     "PYTHONUNBUFFERED": "1",
 }
 

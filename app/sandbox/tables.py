@@ -245,6 +245,23 @@ def _run_row(world: World, account: None, run: JsonObject) -> Row:
     return Row(cells, list)
 
 
+def _told(world: World) -> list[Found]:
+    return [(None, event) for event in world.told.all()]
+
+
+def _told_row(world: World, account: None, event: JsonObject) -> Row:
+    payment = event["data"].get("payment", {})
+    cells = {
+        "Type": Cell(event["type"]),
+        "Event": Cell(event["id"], "id"),
+        "App": Cell(payment.get("appId", "")),
+        "Payment": Cell(payment.get("id", ""), "id"),
+        "State": Cell(payment.get("status", "").replace("_", " ")),
+        "Received": Cell(event["receivedAt"][:19].replace("T", " ")),
+    }
+    return Row(cells, list)
+
+
 TABLES = (
     _table("checkout", "Checkout sessions", _of_session, page="/pay/"),
     _table("intents", "Payment intents", _of_money, page="/intent/"),
@@ -257,4 +274,5 @@ TABLES = (
     Table("methods", "Payment methods", _objects("payment_method"), _method_row),
     Table("events", "Events", _objects("event"), _event_row),
     Table("runs", "Runs", _runs, _run_row),
+    Table("told", "Told to an app", _told, _told_row),
 )

@@ -16,6 +16,7 @@ from app.sandbox.settings import SandboxSettings
 from app.sandbox.stripe.account import Accounts
 from app.sandbox.stripe.idempotency import KeysInUse
 from app.sandbox.stripe.reactions import react
+from app.sandbox.told import Told
 from app.sandbox.webhooks import Outbox
 
 EXTENSION = "sandbox.world"
@@ -37,17 +38,19 @@ class World:
         self.accounts = Accounts(self.clock, self.outbox.publish, react)
         self.keys = KeyRing(self.accounts, settings.stripe_key)
         self.runs = RunBook(self.clock)
+        self.told = Told()
 
     def reset(self) -> None:
         """Forget everything; whoever waits in the old epoch gives up."""
         self.epoch.end()
         self.epoch = Epoch()
-        for part in (self.clock, self.ledger, self.faults, self.outbox, self.accounts, self.keys, self.runs):
+        world = (self.clock, self.ledger, self.faults, self.outbox, self.accounts, self.keys, self.runs, self.told)
+        for part in world:
             part.clear()
         self.outbox.drain()
 
     def to_state(self) -> JsonObject:
-        """What survives a restart: all but the ledger and the faults."""
+        """What survives a restart: all but the ledger, the faults, and what an app was told."""
         return {
             "clock": self.clock.offset_seconds,
             "stripe": self.accounts.to_state(),

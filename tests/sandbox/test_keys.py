@@ -87,3 +87,16 @@ class TestRotation:
         answer = sandbox.call("GET", "/v1/payment_intents", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 401
         assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+class TestStore:
+    def test_a_key_is_stored_replaced_and_deleted(self, sandbox: Sandbox) -> None:
+        provider = "stripe-service-events:1f0e"
+        assert ask(sandbox, "shop", provider=provider).status_code == 404
+        for key in ("whsec_one", "whsec_two"):
+            body = {"appId": "shop", "provider": provider, "apiKey": key}
+            assert sandbox.call("POST", "/key-service/internal/app-keys", json=body, headers=HEADERS).ok
+            assert ask(sandbox, "shop", provider=provider).json()["key"] == key
+        path = f"/key-service/internal/app-keys/{provider}"
+        assert sandbox.call("DELETE", path, params={"appId": "shop"}, headers=HEADERS).ok
+        assert ask(sandbox, "shop", provider=provider).status_code == 404

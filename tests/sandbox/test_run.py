@@ -214,6 +214,7 @@ class TestMakePlan:
             "RUNS_SERVICE_API_KEY": "sandbox-runs-service",
             "SANDBOX_PORT": "3012",
             "SANDBOX_WEBHOOK_URL": "http://127.0.0.1:3011/webhooks/stripe",
+            "ALLOW_PRIVATE_ENDPOINTS": "1",
             "PYTHONUNBUFFERED": "1",
         }
 
