@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.database import Batch
 from app.errors import CustomerExists
-from app.models import Customer
+from app.models import Customer, Subscription
 from app.services import Services
 from app.services.operations.engine import STRIPE_IDEMPOTENCY_WINDOW
 
@@ -58,12 +58,17 @@ _DELETE = Batch(
     .values(deleted_at=func.now())
     .returning(Customer.id)
 )  # fmt: skip
+# Its subscriptions go with it; what is paid from then on is the other organisation's.
 _MOVE = Batch(
+    update(Subscription)
+    .where(Subscription.app_id == _app_id, Subscription.org_id == _org_id,
+           Subscription.customer_id == bindparam("stripe_customer_id"))
+    .values(org_id=bindparam("to_org_id")),
     update(Customer)
     .where(_is_organisations, Customer.stripe_customer_id == bindparam("stripe_customer_id"))
     .values(org_id=bindparam("to_org_id"))
-    .returning(Customer.id)
-)
+    .returning(Customer.id),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,10 +171,10 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
     refs = [] if is_foreign(event, app_id, services) else list(references(event.object))
     payment_id = None
     with services.database.transaction() as transaction:
-        begin_renewal(event, app_id=app_id, transaction=transaction)
-        stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
         if refs:
+            begin_renewal(event, app_id=app_id, transaction=transaction)
             forget_customer(event, app_id=app_id, transaction=transaction)
+        stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
         if stored and refs and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned
     if payment_id is None or learned:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Text, any_, bindparam, cast, exists, or_, select
+from sqlalchemy import Text, any_, bindparam, cast, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, array, insert
 from sqlalchemy.orm import aliased
 
 from app.database import Batch, Transaction
-from app.models import Payment, PaymentKind, StripeEvent, StripeObject
+from app.models import Payment, PaymentKind, StripeEvent, StripeObject, Subscription
 from app.services import Services
+from app.services.events.accounts import may_touch
 from app.services.events.facts import BEGINS_RENEWAL
 from app.services.events.projection import LAST_SECOND
 from app.services.events.stripe_event import Event
@@ -27,18 +28,23 @@ _invoice_id: Any = bindparam("invoice_id", type_=Text)
 _ids: Any = bindparam("ids", type_=ARRAY(Text))
 
 # Whom a renewal is for stands on the payment that its subscription began with.
-_COPIED = ("app_id", "org_id", "parent_run_id", "brand_id", "campaign_id")
+_COPIED = ("app_id", "parent_run_id", "brand_id", "campaign_id")
 _known = aliased(StripeObject)
+# A subscription may have been handed to another organisation since.
 _began = (
-    select(*(getattr(Payment, name) for name in _COPIED))
+    select(
+        *(getattr(Payment, name) for name in _COPIED),
+        func.coalesce(Subscription.org_id, Payment.org_id).label("org_id"),
+    )
     .join(StripeObject, StripeObject.payment_id == Payment.id)
+    .outerjoin(Subscription, (Subscription.app_id == StripeObject.app_id) & (Subscription.id == StripeObject.id))
     .where(Payment.kind == PaymentKind.CHECKOUT_SESSION)
 )
 # Nothing for an invoice that a payment knows: the first one, or one that has begun a renewal.
 _FIND_FIRST = Batch(
     _began.where(
         StripeObject.id == bindparam("subscription_id"),
-        or_(_app_id.is_(None), StripeObject.app_id == _app_id),
+        may_touch(func.coalesce(_app_id, ""), StripeObject.app_id),
         ~exists().where(_known.id == _invoice_id),
     )
 )
@@ -48,7 +54,7 @@ _BEGIN = Batch(
         id=bindparam("payment_id"),
         kind=PaymentKind.RENEWAL,
         created_at=bindparam("created_at"),
-        **{name: bindparam(name) for name in _COPIED},
+        **{name: bindparam(name) for name in (*_COPIED, "org_id")},
     )
     .on_conflict_do_nothing(),
     insert(StripeObject)
@@ -62,7 +68,7 @@ _WAITING = Batch(
     .where(
         StripeObject.id == any_(_ids),
         StripeEvent.payment_id.is_(None),
-        StripeEvent.app_id.in_(["", StripeObject.app_id]),
+        may_touch(StripeEvent.app_id, StripeObject.app_id),
         or_(*(StripeEvent.type == name for name in BEGINS_RENEWAL)),
     )
 )
@@ -99,7 +105,7 @@ def _columns(first: Any, invoice: Any) -> dict[str, Any]:
     invoice_id = id_of(invoice) or ""
     made = datetime.fromtimestamp(min(cents_of(invoice.get("created")) or 0, LAST_SECOND), UTC)
     return {
-        **{name: getattr(first, name) for name in _COPIED},
+        **{name: getattr(first, name) for name in (*_COPIED, "org_id")},
         "payment_id": renewal_id(first.app_id, invoice_id),
         "invoice_id": invoice_id,
         "created_at": made,
