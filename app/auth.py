@@ -34,7 +34,12 @@ SERVICE_ENDPOINTS = frozenset(
     {"metrics.get_metrics", "keys.create_key", "keys.list_keys", "keys.rotate_key", "keys.revoke_key"}
 )
 # What a route needs besides these is told by its method: to read, or else to write.
-MONEY_ENDPOINTS = frozenset({"payments.refund_payment", "payments.capture_payment", "payments.cancel_payment"})
+MONEY_ENDPOINTS = frozenset(
+    {
+        *("payments.refund_payment", "payments.capture_payment", "payments.cancel_payment"),
+        *(f"subscriptions.{action}_subscription" for action in ("cancel", "resume", "change")),
+    }
+)
 READING_POSTS = frozenset({"status.query_stats"})
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -1,6 +1,7 @@
 """Connections: no thread waits for a client to send, and a request is whole or refused before anything is done."""
 
 import json
+import re
 import socket
 import statistics
 import threading
@@ -44,6 +45,7 @@ BODIES = {
     "/prices/create": {"appId": "shop"},
     "/coupons/create": {"appId": "shop"},
     **{f"/payments/{NOBODYS}/{action}": {"appId": "shop"} for action in ("refund", "capture", "cancel")},
+    **{f"/subscriptions/sub_none/{action}": {"appId": "shop"} for action in ("cancel", "resume", "change")},
     **{
         f"/{route}": {"appId": "shop"}
         for route in (
@@ -282,7 +284,8 @@ class TestBody:
 
     def test_every_route_that_takes_one_is_tried(self, app: Flask) -> None:
         rules = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
-        filled = {rule.replace("<app_id>", "shop").replace("<payment_id>", NOBODYS) for rule in rules}
+        values = {"<app_id>": "shop", "<subscription_id>": "sub_none"}
+        filled = {re.sub("<[a-z_]+>", lambda found: values.get(found[0], NOBODYS), rule) for rule in rules}
         assert filled == set(BODIES)
 
     def test_it_is_refused_on_a_route_that_takes_none(self, few_threads: WebProcess) -> None:

@@ -46,6 +46,7 @@ class TestArrows:
         "operations": {"events", "upstreams"},
         "customers": {"operations", "events", "upstreams"},
         "payments": {"customers", "operations", "events", "upstreams"},
+        "subscriptions": {"operations", "events", "upstreams"},
         "reconciliation": {"payments", "customers", "operations", "events", "upstreams"},
         "reports": {"events"},
         "webhook_endpoints": {"reconciliation", "operations", "events", "upstreams"},

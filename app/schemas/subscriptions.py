@@ -1,8 +1,13 @@
-"""Subscriptions: what they are by now."""
+"""Subscriptions: what they are by now, and what can be done with them."""
 
+from typing import Any, ClassVar
+
+from marshmallow import ValidationError, validates_schema
 from marshmallow.fields import AwareDateTime, Boolean, Integer, List, Nested, String
+from marshmallow.validate import OneOf, Range
 
-from app.schemas.base import CamelCaseSchema
+from app.schemas.base import MAX_ID_LENGTH, AppId, CamelCaseSchema, CreatedSchema, RequestSchema, Text
+from app.schemas.checkout import MAX_QUANTITY
 from app.schemas.status import CENTS, UTC_TIME
 
 
@@ -69,3 +74,56 @@ class SubscriptionPageSchema(CamelCaseSchema):
 
     subscriptions = List(Nested(SubscriptionSchema), required=True)
     next_cursor = String(required=True, allow_none=True, metadata={"description": "Null on the last page."})
+
+
+class SubscriptionCancelSchema(RequestSchema):
+    """A subscription to end."""
+
+    document: ClassVar = {"example": {"appId": "shop", "atPeriodEnd": True}}
+
+    app_id = AppId(required=True)
+    at_period_end = Boolean(
+        truthy={True},
+        falsy={False},
+        metadata={"description": "`false` ends it now; otherwise, it ends with what is paid."},
+    )
+
+
+class SubscriptionResumeSchema(RequestSchema):
+    """A subscription to go on with: one that is to end, or is paused."""
+
+    document: ClassVar = {"example": {"appId": "shop"}}
+
+    app_id = AppId(required=True)
+
+
+class SubscriptionChangeSchema(RequestSchema):
+    """Another price or quantity; one of both at least."""
+
+    document: ClassVar = {"example": {"appId": "shop", "priceId": "price_sandbox_monthly", "quantity": 2}}
+
+    app_id = AppId(required=True)
+    price_id = Text(min_length=1, max_length=MAX_ID_LENGTH)
+    quantity = Integer(strict=True, validate=Range(min=1, max=MAX_QUANTITY))
+    item_id = Text(
+        min_length=1, max_length=MAX_ID_LENGTH, metadata={"description": "Which item, where there are several."}
+    )
+    proration = String(
+        validate=OneOf(["create_prorations", "none", "always_invoice"]),
+        metadata={
+            "description": "What of the running period is due: the difference with the next invoice, where it is left "
+            "out; nothing; or the difference at once, and where that is declined, nothing is changed."
+        },
+    )
+
+    @validates_schema
+    def _require_change(self, data: dict[str, Any], **_: Any) -> None:
+        if not {"price_id", "quantity"} & data.keys():
+            raise ValidationError("Is required, or a quantity.", "price_id")
+
+
+class SubscriptionChangedSchema(CreatedSchema):
+    """What Stripe answered: the subscription as it is now."""
+
+    success = Boolean(required=True)
+    subscription = Nested(SubscriptionSchema, required=True)

@@ -72,7 +72,7 @@ def ask_about_subscriptions(services: Services, *, command: str) -> Iterator[Ask
 
 
 def _ask(subscription: Any, services: Services, command: str) -> AskedAbout:
-    """Receive what Stripe shows; of one of which nothing is known yet, its invoices first."""
+    """Receive what Stripe shows; where nothing is known yet, its invoices first: what it is ends the asking."""
     reader = ObjectReader(
         subscription.app_id, services.stripe, lambda: command_context(command, services), int(time.time())
     )

@@ -215,6 +215,30 @@ class Stripe:
         call = _Call("post", path, f"POST {resource.path}/{{id}}/{action}", params, idempotency_key)
         return _read(resource, self._call(app_id, call, context).data)
 
+    def change(
+        self,
+        resource: Resource[T],
+        app_id: str,
+        object_id: str,
+        params: Mapping[str, Any],
+        *,
+        method: str = "post",
+        action: str | None = None,
+        idempotency_key: str,
+        context: CallContext,
+    ) -> tuple[T, int]:
+        """Change an object, or end it; return it, and when Stripe answered by its own clock, in seconds since 1970.
+
+        :param method: `delete` ends it
+        :param action: the last part of Stripe's path, where it isn't the object's own
+        :raises NoSuchObject: when there is none; Stripe isn't asked for an id that can't be one.
+        :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
+        """
+        tail = f"/{action}" if action else ""
+        path, name = f"{_path_of(resource, object_id)}{tail}", f"{method.upper()} {resource.path}/{{id}}{tail}"
+        answer = self._call(app_id, _Call(method, path, name, params, idempotency_key), context)
+        return _read(resource, answer.data), _date_of(answer.headers)
+
     def retrieve(self, resource: Resource[T], app_id: str, object_id: str, context: CallContext) -> T:
         """One object as Stripe shows it now.
 

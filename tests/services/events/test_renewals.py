@@ -28,7 +28,7 @@ class Subscriber:
     def __init__(self, client: FlaskClient, stand_ins: StandIns, services: Services, **changes: Any) -> None:
         self.client, self.stand_ins, self.services = client, stand_ins, services
         run = stand_ins.new_run()
-        body = checkout(mode="subscription", lineItems=MONTHLY, runId=run, **WHOSE, **changes)
+        body = checkout(**{"mode": "subscription", "lineItems": MONTHLY, "runId": run, **WHOSE, **changes})
         made = client.post("/checkout/create", json=body).json
         self.payment_id, self.run, self.session_id = made["paymentId"], run, made["sessionId"]
         self.id = stand_ins.control(f"checkout/{self.session_id}/pay")["subscription"]
