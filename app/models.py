@@ -459,7 +459,10 @@ class Subscription(Base):
     canceled_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     trial_end: Mapped[datetime | None]
+    is_trial_ending: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime | None]
+    # How many of its states its app was told of.
+    state_number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     # When Stripe is to be asked what it is, where its events don't tell.
     recheck_at: Mapped[datetime | None]
 

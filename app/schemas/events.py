@@ -2,12 +2,13 @@
 
 from typing import ClassVar
 
-from marshmallow.fields import AwareDateTime, Boolean, Dict, Integer, List, Nested, String
+from marshmallow.fields import AwareDateTime, Boolean, Integer, List, Nested, String
 from marshmallow.validate import OneOf, Range
 
 from app.models import AppEventType, DeliveryState
 from app.schemas.base import AppId, AppQuerySchema, BoundedList, CamelCaseSchema, RequestSchema, Text, Url
 from app.schemas.status import CENTS, UTC_TIME, PaymentSchema
+from app.schemas.subscriptions import SubscribedItemSchema, SubscriptionSchema
 
 ID = {"format": "uuid"}
 ANY_TYPE = [str(each) for each in AppEventType]
@@ -20,7 +21,7 @@ SECRET = {
 
 
 class PreviousSchema(CamelCaseSchema):
-    """What of the payment was another before; what is left out was the same."""
+    """What of the payment or the subscription was another before; what is left out was the same."""
 
     status = String(metadata={"example": "requires_payment_method"})
     amount_in_cents = Integer(allow_none=True, metadata=CENTS)
@@ -33,14 +34,35 @@ class PreviousSchema(CamelCaseSchema):
     amount_received_in_cents = Integer(metadata={**CENTS, "example": 0})
     amount_refunded_in_cents = Integer(metadata=CENTS)
     amount_returned_in_cents = Integer(metadata=CENTS)
+    items = List(Nested(SubscribedItemSchema), allow_none=True)
+    current_period_start = AwareDateTime(allow_none=True)
+    current_period_end = AwareDateTime(allow_none=True)
+    cancel_at = AwareDateTime(allow_none=True)
+    cancel_at_period_end = Boolean(allow_none=True)
+    canceled_at = AwareDateTime(allow_none=True)
+    ended_at = AwareDateTime(allow_none=True)
+    trial_end = AwareDateTime(allow_none=True)
+
+
+class ChangedPaymentMethodSchema(CamelCaseSchema):
+    """A payment method that an organisation's customer has saved, or that is gone from it."""
+
+    payment_method_id = String(required=True, metadata={"example": "pm_3a1b2"})
+    type = String(required=True, allow_none=True, metadata={"example": "card"})
+    customer_id = String(required=True, metadata={"example": "cus_3a1b2"})
+    app_id = String(required=True, metadata={"example": "shop"})
+    org_id = String(required=True, metadata={"example": "org_1"})
 
 
 class AppEventDataSchema(CamelCaseSchema):
-    """What has changed. A `ping` tells of nothing."""
+    """What has changed: a payment, a subscription or a payment method. A `ping` tells of nothing."""
 
     payment = Nested(PaymentSchema, metadata={"description": "As `/status` shows it, in the state that is told."})
     previous = Nested(PreviousSchema)
-    subscription = Dict(metadata={"description": "As `/subscriptions` shows it."})
+    subscription = Nested(
+        SubscriptionSchema, metadata={"description": "As `/subscriptions` shows it, in the state that is told."}
+    )
+    payment_method = Nested(ChangedPaymentMethodSchema)
 
 
 class EventBodySchema(CamelCaseSchema):

@@ -47,6 +47,8 @@ def upgrade() -> None:
         *(sa.Column(name, time, nullable=True) for name in ("current_period_start", "current_period_end", "cancel_at")),
         sa.Column("cancel_at_period_end", sa.Boolean(), nullable=True),
         *(sa.Column(name, time, nullable=True) for name in ("canceled_at", "ended_at", "trial_end", "created_at")),
+        sa.Column("is_trial_ending", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("state_number", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("recheck_at", time, nullable=True),
         sa.CheckConstraint(
             "status IS NOT NULL OR recheck_at IS NOT NULL", name=op.f("ck_subscriptions_unknown_is_asked_for")

@@ -1,10 +1,13 @@
-"""What an app is told of a payment that has changed: a pure function of what the payment was and is."""
+"""What an app is told of a payment or a subscription that has changed: a pure function of what it was and is."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from datetime import datetime
 from typing import Any
 
 from app.models import AppEventType, PaymentStatus
 from app.services.events.projection import DISPUTE_CLOSED, ENDED_RANK, REFUND_RANK, PaymentState
+from app.services.events.subscription import ENDED, SubscriptionState
 
 # Stripe has made nothing for it yet.
 UNMADE = (PaymentStatus.CREATING, PaymentStatus.REJECTED)
@@ -26,6 +29,12 @@ SHOWN_STATE = (
     "stripe_subscription_id", "stripe_invoice_id", "stripe_customer_id", "amount_received_in_cents",
     "amount_refunded_in_cents",
 )  # fmt: skip
+
+# Of subscriptions: what some statuses have in common, and what callers change.
+STARTED = ("trialing", "active")
+OWING = ("past_due", "unpaid")
+UNSTARTED = (None, "incomplete")
+CHANGEABLE = ("items", "cancel_at", "cancel_at_period_end")
 
 # A refund or a dispute whose status is another: what it was, None where it is new, and what it is.
 Change = tuple[str | None, str]
@@ -92,3 +101,46 @@ def _has_come_back(refund_status: str | None) -> bool:
 
 def _is_closed(dispute_status: str | None) -> bool:
     return dispute_status in DISPUTE_CLOSED
+
+
+def types_of_subscription_change(before: Any, after: SubscriptionState) -> list[AppEventType]:
+    """The types of the events that tell of a change, in their order; none where apps are told nothing of it.
+
+    :param before: has the columns of a `SubscriptionState`; its status is None where nothing was known
+    """
+    if after.status in ENDED:
+        return [] if before.status in ENDED else [AppEventType.SUBSCRIPTION_ENDED]
+    if before.status in UNSTARTED:
+        return [AppEventType.SUBSCRIPTION_STARTED] if after.status in STARTED else []
+    return list(_types_of_running(before, after))
+
+
+def _types_of_running(before: Any, after: SubscriptionState) -> Iterable[AppEventType]:
+    if after.is_trial_ending and not before.is_trial_ending:
+        yield AppEventType.SUBSCRIPTION_TRIAL_ENDING
+    starts = (before.current_period_start, after.current_period_start)
+    if None not in starts and starts[0] < starts[1]:
+        yield AppEventType.SUBSCRIPTION_RENEWED
+    if after.status in OWING and before.status not in OWING:
+        yield AppEventType.SUBSCRIPTION_PAST_DUE
+    now = columns_of(after)
+    is_paused_or_resumed = (before.status == "paused") != (after.status == "paused")
+    if is_paused_or_resumed or any(getattr(before, name) != now[name] for name in CHANGEABLE):
+        yield AppEventType.SUBSCRIPTION_CHANGED
+
+
+def columns_of(state: SubscriptionState) -> dict[str, Any]:
+    """A subscription's state as its row holds it."""
+    columns = asdict(state)
+    return columns | {"items": list(columns["items"])}
+
+
+def data_of_subscription_change(before: Any, after: SubscriptionState) -> dict[str, Any]:
+    """The facts of an event: the subscription's state, and what of it was another before."""
+    now = {name: _written(value) for name, value in columns_of(after).items()}
+    was = {column.name: _written(getattr(before, column.name)) for column in fields(SubscriptionState)}
+    return {"subscription": now, "previous": {name: was[name] for name in now if was[name] != now[name]}}
+
+
+def _written(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

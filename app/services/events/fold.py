@@ -123,7 +123,7 @@ def fold_and_commit(transaction: Transaction, rows: Sequence[Any], *, run_id: st
         return Folded()
     if rows[0].kind == PaymentKind.CHECKOUT_SESSION:
         subscription_id = projection.state.stripe_subscription_id
-        save_subscription(transaction, rows[0].payment_id, subscription_id, events_of(rows))
+        save_subscription(transaction, rows[0].payment_id, subscription_id, events_of(rows), app_id=rows[0].app_id)
     return _save_and_commit(transaction, rows[0], projection, run_id)
 
 

@@ -44,18 +44,45 @@ _listening = (
 ADD_DELIVERIES = insert(Delivery).from_select(["event_number", "endpoint_id", "subject"], _listening)
 
 TELL = (ADD_EVENTS, ADD_DELIVERIES)
+# Where the event's id says what is told: by whichever path Stripe's event comes, and however often.
+TELL_ONCE = (ADD_EVENTS.on_conflict_do_nothing(), ADD_DELIVERIES.on_conflict_do_nothing())
 
 
 def told_of_payment(
     types: Sequence[AppEventType], *, payment_id: uuid.UUID, state_number: int, data: dict[str, Any]
 ) -> dict[str, Any]:
     """The values for `TELL`, besides the app's id."""
-    return {
-        "event_ids": [uuid.uuid4() for _ in types],
-        "types": list(types),
-        "subject": str(payment_id),
-        "payment_id": payment_id,
-        "subscription_id": None,
+    ids = [uuid.uuid4() for _ in types]
+    return _told(ids, types, str(payment_id), data) | {"payment_id": payment_id, "state_number": state_number}
+
+
+def told_of_subscription(
+    types: Sequence[AppEventType], *, subscription_id: str, state_number: int, data: dict[str, Any]
+) -> dict[str, Any]:
+    """The values for `TELL`, besides the app's id."""
+    ids = [uuid.uuid4() for _ in types]
+    return _told(ids, types, subscription_id, data) | {
+        "subscription_id": subscription_id,
         "state_number": state_number,
+    }
+
+
+def told_of_payment_method(
+    event_id: uuid.UUID, event_type: AppEventType, *, payment_method_id: str, data: dict[str, Any]
+) -> dict[str, Any]:
+    """The values for `TELL_ONCE`, besides the app's id."""
+    return _told([event_id], [event_type], payment_method_id, data)
+
+
+def _told(
+    event_ids: Sequence[uuid.UUID], types: Sequence[AppEventType], subject: str, data: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "event_ids": list(event_ids),
+        "types": list(types),
+        "subject": subject,
+        "payment_id": None,
+        "subscription_id": None,
+        "state_number": None,
         "data": data,
     }

@@ -34,6 +34,7 @@ from app.services import Services
 from app.services.events.accounts import is_foreign, lead_of, may_touch
 from app.services.events.customers import forget_customer
 from app.services.events.fold import LOCK, LOCK_AND_READ, READ, Folded, fold_and_commit
+from app.services.events.payment_methods import tell_of_payment_method
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.renewals import begin_renewal, begin_waiting_renewals
 from app.services.events.stripe_event import Event
@@ -175,6 +176,8 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
             begin_renewal(event, app_id=app_id, transaction=transaction)
             forget_customer(event, app_id=app_id, transaction=transaction)
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
+        if stored and refs:
+            tell_of_payment_method(event, app_id=app_id, transaction=transaction)
         if stored and refs and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned
     if payment_id is None or learned:

@@ -6,7 +6,7 @@ last. Where that doesn't tell, the projection isn't settled, and Stripe has to b
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ MAX_STATUS_LENGTH = 30
 # Nothing comes after these. https://docs.stripe.com/api/subscriptions/object#subscription_object-status
 ENDED = ("canceled", "incomplete_expired")
 DELETED = "customer.subscription.deleted"
+TRIAL_ENDING = "customer.subscription.trial_will_end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class SubscriptionState:
     ended_at: datetime | None
     trial_end: datetime | None
     created_at: datetime
+    # Whether Stripe has told that its trial ends soon.
+    is_trial_ending: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,10 @@ def project_subscription(events: Iterable[Event]) -> SubscriptionProjection | No
         return None
     told = [each for each in told if each.is_end] or told
     latest = max(each.place for each in told)
-    return _settle([each for each in told if each.place == latest], told)
+    settled = _settle([each for each in told if each.place == latest], told)
+    warned_of = {each.state.trial_end for each in told if each.event.type == TRIAL_ENDING}
+    is_trial_ending = settled.state.status == "trialing" and settled.state.trial_end in warned_of
+    return replace(settled, state=replace(settled.state, is_trial_ending=is_trial_ending))
 
 
 def _settle(last: list[_Told], told: list[_Told]) -> SubscriptionProjection:

@@ -2,8 +2,9 @@
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Boolean, Text, Uuid, any_, bindparam, case, func, null, or_, select
@@ -11,6 +12,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.database import Batch, Transaction
 from app.models import Payment, PaymentKind, Subscription
+from app.services.events.app_event import columns_of, data_of_subscription_change, types_of_subscription_change
+from app.services.events.outbox import TELL, told_of_subscription
 from app.services.events.stripe_event import Event
 from app.services.events.stripe_object import id_of
 from app.services.events.subscription import SubscriptionState, project_subscription
@@ -21,6 +24,8 @@ RECHECK_AFTER = timedelta(seconds=3)
 UNKNOWN_FOR = timedelta(seconds=60)
 
 STATE_COLUMNS = tuple(column.name for column in fields(SubscriptionState))
+# Of a subscription that has no row.
+NOTHING_KNOWN: Any = SimpleNamespace(**dict.fromkeys(STATE_COLUMNS), state_number=0)
 _is_settled: Any = bindparam("is_settled", type_=Boolean)
 _recheck_at = case((_is_settled, null()), else_=func.now() + bindparam("after"))
 _OWNER = (Payment.app_id, bindparam("subscription_id", type_=Text), Payment.id, Payment.org_id, _recheck_at)
@@ -33,7 +38,7 @@ def _inserted(*state: str) -> Any:
     return insert(Subscription).from_select([*_OWNER_COLUMNS, *state], of_payment)
 
 
-_upsert = _inserted(*STATE_COLUMNS)
+_upsert = _inserted(*STATE_COLUMNS, "state_number")
 _differs = (
     *(getattr(Subscription, name).is_distinct_from(_upsert.excluded[name]) for name in STATE_COLUMNS),
     Subscription.recheck_at.is_(None) != _is_settled,
@@ -42,7 +47,7 @@ _differs = (
 _SAVE = Batch(
     _upsert.on_conflict_do_update(
         index_elements=[Subscription.app_id, Subscription.id],
-        set_={name: _upsert.excluded[name] for name in STATE_COLUMNS}
+        set_={name: _upsert.excluded[name] for name in (*STATE_COLUMNS, "state_number")}
         | {
             "recheck_at": case(
                 (_is_settled, null()), else_=func.coalesce(Subscription.recheck_at, _upsert.excluded.recheck_at)
@@ -52,6 +57,14 @@ _SAVE = Batch(
     )
 )
 _ASK_ABOUT = Batch(_inserted().on_conflict_do_nothing())
+
+# As it was told last; the payment's row is locked, and with it this one.
+_READ = Batch(
+    select(*(getattr(Subscription, name) for name in (*STATE_COLUMNS, "state_number"))).where(
+        Subscription.app_id == bindparam("app_id", type_=Text), Subscription.id == bindparam("subscription_id")
+    )
+)
+_TELL = Batch(*TELL)
 
 # Of payments, the subscriptions that nobody has followed: Stripe is to be asked what they are, and for their invoices.
 TAKE_UP = Batch(
@@ -69,9 +82,17 @@ TAKE_UP = Batch(
 
 
 def save_subscription(
-    transaction: Transaction, payment_id: uuid.UUID, subscription_id: str | None, events: Iterable[Event]
+    transaction: Transaction,
+    payment_id: uuid.UUID,
+    subscription_id: str | None,
+    events: Iterable[Event],
+    *,
+    app_id: str,
 ) -> None:
-    """Write what the subscription that a payment began is by now; where its events don't say, Stripe is asked."""
+    """Write what the subscription that a payment began is by now, and what its app is told of that.
+
+    Where its events don't say, Stripe is asked.
+    """
     if subscription_id is None:
         return
     own = [event for event in events if event.kind == "subscription" and id_of(event.object) == subscription_id]
@@ -80,5 +101,16 @@ def save_subscription(
     if projection is None:
         transaction.run(_ASK_ABOUT, is_settled=False, after=UNKNOWN_FOR, **names)
         return
-    state = asdict(projection.state) | {"items": list(asdict(projection.state)["items"])}
+    known = transaction.run(_READ, app_id=app_id, subscription_id=subscription_id)
+    before = known[0] if known else NOTHING_KNOWN
+    types = types_of_subscription_change(before, projection.state)
+    state = columns_of(projection.state) | {"state_number": before.state_number + bool(types)}
     transaction.run(_SAVE, is_settled=projection.is_settled, after=RECHECK_AFTER, **names, **state)
+    if types:
+        told = told_of_subscription(
+            types,
+            subscription_id=subscription_id,
+            state_number=before.state_number + 1,
+            data=data_of_subscription_change(before, projection.state),
+        )
+        transaction.run(_TELL, app_id=app_id, **told)

@@ -11,9 +11,10 @@ from sqlalchemy.orm import aliased
 
 from app.database import Batch
 from app.errors import InvalidRequest, NotFound
-from app.models import AppEvent, Delivery, DeliveryState, Payment
+from app.models import AppEvent, Delivery, DeliveryState, Payment, Subscription
 from app.services import Services
 from app.services.reports.status import SHOWN
+from app.services.reports.subscriptions import SHOWN as SHOWN_SUBSCRIPTION
 
 _app_id: Any = bindparam("app_id", type_=Text)
 _type: Any = bindparam("type", type_=Text)
@@ -26,6 +27,7 @@ EVENT = (
     AppEvent.type,
     AppEvent.created_at,
     AppEvent.payment_id,
+    AppEvent.subscription_id,
     AppEvent.data,
 )
 _LIST = Batch(
@@ -58,6 +60,7 @@ _DELIVERIES = Batch(
     .where(Delivery.event_number == any_(bindparam("numbers", type_=ARRAY(BigInteger))))
     .order_by(Delivery.event_number, Delivery.endpoint_id)
 )
+_SUBSCRIPTIONS = Batch(SHOWN_SUBSCRIPTION.where(Subscription.id == any_(bindparam("ids", type_=ARRAY(Text)))))
 _PAYMENTS = Batch(SHOWN.where(Payment.id == any_(bindparam("payment_ids", type_=ARRAY(Uuid)))))
 
 
@@ -129,20 +132,25 @@ class Shown:
 
 
 def show_events(events: Iterable[Any], *, services: Services) -> dict[int, Shown]:
-    """Events by their number, from rows that hold `EVENT`: each with its payment as it was then.
+    """Events by their number, from rows that hold `EVENT`: each with what it is about, as that was then.
 
-    What never changes of a payment stands on its own row alone; how its run is tracked is told as it stands now.
+    What never changes of a payment or a subscription stands on its own row alone; how a payment's run is tracked is
+    told as it stands now.
     """
     rows = list(events)
-    ids = sorted({row.payment_id for row in rows if row.payment_id is not None})
-    payments = {row.id: row._mapping for row in services.database.run(_PAYMENTS, payment_ids=ids)} if ids else {}
-    return {row.number: _show(row, payments.get(row.payment_id)) for row in rows}
+    payment_ids = sorted({row.payment_id for row in rows if row.payment_id is not None})
+    payments = services.database.run(_PAYMENTS, payment_ids=payment_ids) if payment_ids else []
+    subscription_ids = sorted({row.subscription_id for row in rows if row.subscription_id is not None})
+    subscriptions = services.database.run(_SUBSCRIPTIONS, ids=subscription_ids) if subscription_ids else []
+    subjects = {row.id: row._mapping for row in (*payments, *subscriptions)}
+    return {row.number: _show(row, subjects.get(row.payment_id or row.subscription_id)) for row in rows}
 
 
-def _show(event: Any, payment: Mapping[str, Any] | None) -> Shown:
+def _show(event: Any, subject: Mapping[str, Any] | None) -> Shown:
     data = event.data
-    if payment is not None:
-        data = {**data, "payment": {**payment, **data["payment"], "updated_at": event.created_at}}
+    if subject is not None:
+        name = "subscription" if event.payment_id is None else "payment"
+        data = {**data, name: {**subject, **data[name], "updated_at": event.created_at}}
     return Shown(event.number, event.event_id, event.type, event.created_at, data)
 
 

@@ -71,6 +71,8 @@ EVENT_TYPES = (
     "invoice.payment_failed",
     "invoice_payment.paid",
     "customer.deleted",
+    "payment_method.attached",
+    "payment_method.detached",
     "invoice.payment_action_required",
     "invoice.voided",
     "customer.subscription.created",

@@ -27,6 +27,7 @@ NEW = PaymentState(
     failure_count=0,
     refund_count=0,
     dispute_count=0,
+    movements_digest=None,
     refund_statuses={},
     dispute_statuses={},
 )

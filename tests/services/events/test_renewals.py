@@ -65,6 +65,8 @@ def subscriber(client: FlaskClient, stand_ins: StandIns, services: Services) -> 
 def forget_what_was_told(db: Connection) -> None:
     """Leave the checkout as it was before anybody paid."""
     for statement in (
+        "DELETE FROM app_events",
+        "DELETE FROM money_movements",
         "DELETE FROM stripe_objects WHERE id NOT LIKE 'cs_%'",
         "DELETE FROM stripe_events WHERE id NOT LIKE 'op_%'",
         "DELETE FROM subscriptions",
