@@ -169,14 +169,15 @@ def receive_event(event: Event, *, app_id: str | None, services: Services) -> Re
 
     :param app_id: the app whose path or reconciliation brought it; None where only Stripe knows
     """
-    refs = [] if is_foreign(event, app_id, services) else list(references(event.object))
+    is_ours = not is_foreign(event, app_id, services)
+    refs = list(references(event.object)) if is_ours else []
     payment_id = None
     with services.database.transaction() as transaction:
-        if refs:
+        if is_ours:
             begin_renewal(event, app_id=app_id, transaction=transaction)
             forget_customer(event, app_id=app_id, transaction=transaction)
         stored = transaction.run(_STORE, app_id=app_id, refs=refs, **_facts(event))
-        if stored and refs:
+        if stored and is_ours:
             tell_of_payment_method(event, app_id=app_id, transaction=transaction)
         if stored and refs and (payment_id := _payment_of(stored[0], event, transaction)) is not None:
             learned = fold_and_commit(transaction, transaction.run(LOCK_AND_READ, payment_id=payment_id)).learned

@@ -264,7 +264,9 @@ class Stripe:
 
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
-        return _read(resource, self._call(app_id, _Call("get", resource.path, f"GET {resource.path}", {}), context))
+        return _read(
+            resource, self._call(app_id, _Call("get", resource.path, f"GET {resource.path}", {}), context).data
+        )
 
     def update(
         self, resource: Resource[T], app_id: str, object_id: str, params: Mapping[str, Any], context: CallContext
@@ -275,7 +277,7 @@ class Stripe:
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
         call = _Call("post", _path_of(resource, object_id), f"POST {resource.path}/{{id}}", params)
-        return _read(resource, self._call(app_id, call, context))
+        return _read(resource, self._call(app_id, call, context).data)
 
     def delete(self, resource: Resource[Any], app_id: str, object_id: str, context: CallContext) -> None:
         """Delete an object.
@@ -284,7 +286,7 @@ class Stripe:
         :raises StripeRefusal, StripeRateLimited, UpstreamError: as for `create`.
         """
         call = _Call("delete", _path_of(resource, object_id), f"DELETE {resource.path}/{{id}}", {})
-        _read(Resource(resource.path, resource.object, dict), self._call(app_id, call, context))
+        _read(Resource(resource.path, resource.object, dict), self._call(app_id, call, context).data)
 
     def list(
         self,
