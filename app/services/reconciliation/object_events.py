@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Uuid, bindparam, select, text, tuple_
+from sqlalchemy import Uuid, bindparam, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.database import Batch
@@ -23,7 +23,6 @@ from app.services import Services
 from app.services.events.projection import INTENT_SUCCEEDED
 from app.services.events.stripe_event import OBJECT_PREFIX, Event, NotAnEvent, read_event, type_of_state
 from app.services.events.stripe_object import cents_of, dig, id_of, renewal_of
-from app.services.events.subscription import ENDED
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource, Stripe
 
@@ -58,12 +57,15 @@ _OPEN = Batch(
     .limit(BATCH)
 )
 
+# Those that had not ended by then: what was paid until an end that has been told since may be missed all the same.
 _RUNNING = Batch(
     select(Subscription.id, Subscription.status)
     .where(
         Subscription.app_id == bindparam("app_id"),
         Subscription.id > bindparam("after"),
-        *(Subscription.status.is_distinct_from(status) for status in ENDED),
+        or_(
+            Subscription.ended_at.is_(None), Subscription.ended_at >= bindparam("since", type_=TIMESTAMP(timezone=True))
+        ),
     )
     .order_by(Subscription.id)
     .limit(BATCH)
@@ -88,7 +90,7 @@ def read_object_events(
             )
         except (StripeRefusal, NotAnEvent) as error:
             log.warning("payment %s can't be read at Stripe: %s", payment.id, error)
-    for subscription in _running_subscriptions(app_id, services):
+    for subscription in _running_subscriptions(app_id, since, services):
         try:
             yield from reader.read_subscription(subscription.id)
             yield from reader.read_invoices(subscription.id, since=since if subscription.status else None)
@@ -107,9 +109,9 @@ def _open_payments(app_id: str, services: Services) -> Iterator[Any]:
         after = {"after": payments[-1].created_at, "after_id": payments[-1].id}
 
 
-def _running_subscriptions(app_id: str, services: Services) -> Iterator[Any]:
+def _running_subscriptions(app_id: str, since: datetime, services: Services) -> Iterator[Any]:
     after = ""
-    while subscriptions := services.database.run(_RUNNING, app_id=app_id, after=after):
+    while subscriptions := services.database.run(_RUNNING, app_id=app_id, since=since, after=after):
         yield from subscriptions
         after = subscriptions[-1].id
 
