@@ -54,10 +54,10 @@ _TYPES_OF_STATES = {
 SECRET_FIELDS = ("client_secret", "next_action")
 # Who the customer is, and with what they pay; docs/privacy.md. No fold reads any of it, in any object of Stripe's.
 PERSONAL_FIELDS = (
-    "address", "billing_address", "billing_details", "collected_information", "custom_fields", "customer_address",
-    "customer_details", "customer_email", "customer_name", "customer_phone", "customer_shipping", "customer_tax_ids",
-    "email", "evidence", "name", "payment_method_details", "phone", "receipt_email", "shipping", "shipping_address",
-    "shipping_details", "source", "tax_ids",
+    "address", "billing_address", "billing_details", "collected_information", "comment", "custom_fields",
+    "customer_address", "customer_details", "customer_email", "customer_name", "customer_phone",
+    "customer_shipping", "customer_tax_ids", "email", "evidence", "name", "payment_method_details", "phone",
+    "receipt_email", "shipping", "shipping_address", "shipping_details", "source", "tax_ids",
 )  # fmt: skip
 _LEFT_OUT = frozenset((*SECRET_FIELDS, *PERSONAL_FIELDS))
 # What these refer to is the customer's own: of an expanded one, the id is kept.
