@@ -252,9 +252,7 @@ def _project(facts: Facts) -> Projection:
 def _own_ids(facts: Facts, state: PaymentState) -> frozenset[str]:
     """The ids by which later events are about this payment."""
     ids = (*facts.stripe_payment_intent_ids, *(getattr(state, name) for name in ID_COLUMNS))
-    # What is told of a subscription is about the payment that it began with.
-    others = {facts.stripe_subscription_id} if facts.kind is PaymentKind.RENEWAL else set()
-    return frozenset(own_id for own_id in ids if own_id and own_id not in others)
+    return frozenset(own_id for own_id in ids if own_id)
 
 
 def _asked_for(facts: Facts) -> dict[str, Any]:

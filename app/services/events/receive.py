@@ -38,7 +38,7 @@ from app.services.events.payment_methods import tell_of_payment_method
 from app.services.events.projection import ID_COLUMNS
 from app.services.events.renewals import begin_renewal, begin_waiting_renewals
 from app.services.events.stripe_event import Event
-from app.services.events.stripe_object import dig, references, renewal_of, renewal_reference, text_of
+from app.services.events.stripe_object import dig, references, renewal_reference, text_of
 
 
 class Outcome(StrEnum):
@@ -250,7 +250,7 @@ def _payment_of(stored: Any, event: Event, transaction: Transaction) -> uuid.UUI
     if stored.payment_id is not None:
         return uuid.UUID(str(stored.payment_id))
     hinted_id, join = payment_hint(event.object), _JOIN_HINTED.get(event.kind)
-    if hinted_id is None or join is None or (event.kind == "invoice" and renewal_of(event.object)):
+    if hinted_id is None or join is None:
         return None
     joined = transaction.run(join, app_id=stored.app_id, event_id=event.id, payment_id=hinted_id)
     return joined[0].payment_id if joined else None

@@ -1,6 +1,7 @@
 """Renewals: each later invoice of a subscription is one payment, whichever event tells of it first."""
 
 import random
+import uuid
 from typing import Any
 from unittest.mock import patch
 
@@ -9,7 +10,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
 from app.services import Services
-from app.services.events.receive import receive_event
+from app.services.events.receive import fold_again, receive_event
 from app.services.events.renewals import renewal_id
 from app.services.events.stripe_event import read_event
 from app.services.reconciliation.waiting_events import rejoin_waiting_events
@@ -180,6 +181,31 @@ class TestBeginRenewal:
         for each in told:
             receive_event(read_event(each), app_id="other", services=subscriber.services)
         assert [origin for origin, *_ in subscriber.shown()] == ["checkout"]
+
+    def test_it_is_whole_when_its_event_is_stored(self, subscriber: Subscriber) -> None:
+        """Fails when it is begun only once its event has been committed: the process may die in between."""
+        first = subscriber.told()
+        subscriber.deliver(first)
+        subscriber.act("renew")
+        paid = [each for each in subscriber.told()[len(first) :] if each["type"] == "invoice.paid"]
+        with patch("app.services.events.receive.adopt_events_that_wait_for", lambda ids, services: []):
+            subscriber.deliver(paid)
+        assert subscriber.shown() == [FIRST, PAID]
+
+    def test_the_first_invoice_is_none_whatever_is_said_of_it(self, subscriber: Subscriber) -> None:
+        told = subscriber.told()
+        subscriber.deliver(told)
+        first = next(each["data"]["object"] for each in told if each["type"] == "invoice.paid")
+        subscriber.deliver([event("invoice.paid", first | {"billing_reason": "manual"})])
+        assert subscriber.shown() == [FIRST]
+
+    def test_what_waits_for_its_subscription_is_not_its_own(self, subscriber: Subscriber, db: Connection) -> None:
+        subscriber.act("renew")
+        subscriber.deliver(subscriber.told())
+        db.execute(text("UPDATE stripe_events SET payment_id = NULL WHERE object ->> 'object' = 'subscription'"))
+        fold_again(uuid.UUID(subscriber.payments()[1]["id"]), services=subscriber.services)
+        owners = text("SELECT DISTINCT payment_id FROM stripe_events WHERE object ->> 'object' = 'subscription'")
+        assert [owner and str(owner) for owner in db.execute(owners).scalars()] == [None]
 
     def test_those_that_waited_when_a_process_died_are_adopted(self, subscriber: Subscriber, db: Connection) -> None:
         """Fails when only the events that teach an id look for what waits for it."""
