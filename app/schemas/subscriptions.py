@@ -97,10 +97,18 @@ class SubscriptionResumeSchema(RequestSchema):
     app_id = AppId(required=True)
 
 
+def _given(name: str, described: dict[str, Any]) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: described}}
+
+
 class SubscriptionChangeSchema(RequestSchema):
     """Another price or quantity; one of both at least."""
 
-    document: ClassVar = {"example": {"appId": "shop", "priceId": "price_sandbox_monthly", "quantity": 2}}
+    document: ClassVar = {
+        # What the validator below checks.
+        "anyOf": [_given("priceId", {"type": "string", "minLength": 1}), _given("quantity", {"type": "integer"})],
+        "example": {"appId": "shop", "priceId": "price_sandbox_monthly", "quantity": 2},
+    }
 
     app_id = AppId(required=True)
     price_id = Text(min_length=1, max_length=MAX_ID_LENGTH)

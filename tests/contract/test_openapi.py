@@ -86,12 +86,12 @@ CONFIG = schemathesis.Config.from_dict(
             },
             {
                 # Stripe may refuse what is well formed; `takes_what_is_valid` sees to it that we don't.
-                "include-path-regex": "/create$|^/(status|summary)/by-(org|run)/|^/stats$",
+                "include-path-regex": "/create$|^/(status|summary|subscriptions)/by-(org|run)/|^/stats$",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400"]}},
             },
             {
                 # A refund wants a key, which the document can't say of one route alone, and a payment that was paid.
-                "include-path-regex": "^/payments/",
+                "include-path-regex": "^/payments/|^/subscriptions/[^/]+/(cancel|resume|change)$",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404"]}},
             },
         ],
