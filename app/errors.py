@@ -9,6 +9,8 @@ ServiceError                         500       internal_error
 ├── NothingToRefund                  400       nothing_to_refund
 ├── SeveralPaymentIntents            400       several_payment_intents
 ├── StripeRefusal                    400, 402  Stripe's
+│   ├── CardDeclined                 402       Stripe's                     services.upstreams.stripe
+│   ├── Declined                     402       Stripe's                     services.operations.kind
 │   ├── NoSuchObject                 400       Stripe's                     services.upstreams.stripe
 │   └── ObjectExists                 400       Stripe's                     services.upstreams.stripe
 ├── MissingSignature                 400       missing_signature            services.events.webhooks

@@ -42,7 +42,8 @@ def made_by_us(stand_ins: StandIns) -> dict[str, list[dict[str, Any]]]:
 def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
     """At most one Stripe object a payment, known to its row; its cost once; each run ended; each action once."""
     payments = {
-        str(row.id): row for row in db.execute(text("SELECT payments.*, step FROM payments JOIN operations USING (id)"))
+        str(row.id): row
+        for row in db.execute(text("SELECT payments.*, step, answer_status FROM payments JOIN operations USING (id)"))
     }
     made = made_by_us(stand_ins)
     runs = stand_ins.runs()
@@ -55,12 +56,13 @@ def assert_balanced(db: Connection, stand_ins: StandIns) -> None:
         assert (payment_id in made) == (row.status != "rejected"), (payment_id, row.status)
     ours = {run_id: run for run_id, run in runs.items() if run["serviceName"] == "stripe-service"}
     assert {run_id: run["status"] for run_id, run in ours.items() if run["status"] == "running"} == {}
-    expected: Counter[str] = Counter(row.run_id for row in payments.values() if row.status != "rejected" and row.run_id)
+    done = [row for row in payments.values() if row.answer_status == 200]
+    expected: Counter[str] = Counter(row.run_id for row in done if row.run_id)
     found = Counter({run_id: len(run["costs"]) for run_id, run in runs.items() if run["costs"]})
     assert found == expected
     for row in payments.values():
         if row.run_id in ours:
-            assert ours[row.run_id]["status"] == ("failed" if row.status == "rejected" else "completed")
+            assert ours[row.run_id]["status"] == ("completed" if row in done else "failed")
     assert_actions_balanced(db, stand_ins)
 
 

@@ -597,18 +597,18 @@ def _failures(facts: Facts) -> tuple[Failure, ...]:
 def _failures_of_intents(facts: Facts) -> list[Failure]:
     """A try is known by its charge; one that came to no charge by its intent, its second and its error.
 
-    A snapshot can't tell that second, so it adds a try only when no other has its error.
+    What is ours can't tell that second, so it adds a try only when no other has its error.
     """
     tries: dict[object, Failure] = {}
     without_charge: set[tuple[str | None, str | None]] = set()
-    for event in sorted((*facts.intents, *facts.unconfirmed), key=lambda event: (event.is_snapshot, order(event))):
+    for event in sorted((*facts.intents, *facts.unconfirmed), key=lambda event: (event.is_ours, order(event))):
         if event.type == "payment_intent.payment_failed":
             error, intent_id = event.object.get("last_payment_error"), id_of(event.object)
             failure = _failure(event, error, intent_id)
             try_without_charge = (intent_id, failure.failure_code)
             if charge_id := id_of(dig(error, "charge")):
                 tries.setdefault(charge_id, failure)
-            elif not (event.is_snapshot and try_without_charge in without_charge):
+            elif not (event.is_ours and try_without_charge in without_charge):
                 without_charge.add(try_without_charge)
                 tries.setdefault((*try_without_charge, event.created), failure)
     for event, charge in sorted(facts.charges, key=lambda shown: order(shown[0])):

@@ -38,6 +38,9 @@ ANSWER_FIELDS = (
     "subscription", "invoice", "latest_charge", "amount_received", "charge", "reason", "balance_transaction",
 )  # fmt: skip
 
+# And of a try that failed.
+ERROR_FIELDS = ("charge", "code", "message")
+
 # The type of the event that tells of an object's state: by what the object is, and by its status.
 _TYPES_OF_STATES = {
     "payment_intent": {
@@ -177,7 +180,9 @@ def answer_event(upstream_key: str, event_type: str, answer: Mapping[str, Any], 
     :param answer: the object that Stripe answered with
     :param created: when that came to be, where it was not with the object itself
     """
-    told = {name: _plain(answer.get(name)) for name in ANSWER_FIELDS if name in answer}
+    told: dict[str, Any] = {name: _plain(answer.get(name)) for name in ANSWER_FIELDS if name in answer}
+    if isinstance(error := answer.get("last_payment_error"), Mapping):
+        told["last_payment_error"] = {name: _plain(error.get(name)) for name in ERROR_FIELDS}
     if created is None:
         created = cents_of(answer.get("created")) or 0
     return Event(f"{ANSWER_PREFIX}{upstream_key}", event_type, created, told)

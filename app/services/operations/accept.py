@@ -16,7 +16,7 @@ from app.logs import about
 from app.models import Operation, Payment, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.operations.engine import STRIPE_IDEMPOTENCY_WINDOW, walk
-from app.services.operations.kind import Kind, M
+from app.services.operations.kind import Kind, M, Secrets
 from app.services.operations.operation import (
     HELD_COLUMNS,
     HOLDS_LEASE,
@@ -234,10 +234,23 @@ def _walk_or_release(
 
 def _replay(known: Any, request: OperationRequest, services: Services, context: CallContext) -> dict[str, Any]:
     """The kept answer, with what isn't kept anywhere but at Stripe fetched from there."""
-    if known.answer_status != 200:
-        raise StripeRefusal(known.answer["error"], status=known.answer_status, code=known.answer["code"])
-    secrets = request.kind.secrets
+    kind, answer = request.kind, known.answer
+    if known.answer_status == 200:
+        return _with_secrets(kind.secrets, answer, request, services, context)
+    refusal = StripeRefusal(answer["error"], status=known.answer_status, code=answer["code"])
+    if "details" in answer:
+        refusal.details = _with_secrets(kind.secrets_of_declined, answer["details"], request, services, context)
+    raise refusal
+
+
+def _with_secrets(
+    secrets: Secrets[Any] | None,
+    kept: Mapping[str, Any],
+    request: OperationRequest,
+    services: Services,
+    context: CallContext,
+) -> dict[str, Any]:
     if secrets is None or not secrets.are_in_answer_to(request.body):
-        return dict(known.answer)
-    made = services.stripe.retrieve(secrets.resource, request.app_id, known.answer[secrets.id_in_answer], context)
-    return {**known.answer, **secrets.read(made)}
+        return dict(kept)
+    made = services.stripe.retrieve(secrets.resource, request.app_id, kept[secrets.id_in_answer], context)
+    return {**kept, **secrets.read(made)}

@@ -5,8 +5,8 @@ step       statement     next step  who may
 (none)     kind.accept   accepted   a request with a key that no operation of the app has
 accepted   ASK           asked      the holder, once what Stripe's answer needs is there
 asked      TAKE_BACK     accepted   the holder of the first try, when it was certainly not executed
-asked      TAKE          taken      the holder, with Stripe's answer
-asked      REFUSE        taken      the holder, with Stripe's refusal, which is kept
+asked      TAKE          taken      the holder, with Stripe's answer, or a refusal for which Stripe made something
+asked      REFUSE        taken      the holder, with any other refusal of Stripe's, which is kept
 taken      FINISH        finished   the holder, once runs-service has been told
 accepted   CONTINUE      accepted   a retry, once the lease has lapsed        (accept.py)
 asked      CONTINUE      asked      the same, while Stripe remembers the idempotency key
@@ -21,7 +21,7 @@ id says nothing for other kinds.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -44,7 +44,8 @@ from app.metrics import count_operation
 from app.models import Operation, Payment, PaymentStatus, Step, TrackingState
 from app.services import Services
 from app.services.events.receive import adopt_events_that_wait_for, store_answer_and_commit
-from app.services.operations.kind import Kind, M
+from app.services.events.stripe_event import Event
+from app.services.operations.kind import Declined, Kind, M
 from app.services.operations.operation import (
     HOLDS_LEASE,
     HeldOperation,
@@ -147,12 +148,15 @@ def walk(operation: HeldOperation, kind: Kind[M], services: Services, context: C
     asked = _ask(operation, kind, services, context) if is_first_ask else operation
     try:
         made = _ask_stripe(asked, kind, services, context)
+    except Declined as declined:
+        take_declined(asked, kind, declined, services, context)
+        raise
     except StripeRefusal as refusal:
         complete_or_leave(_refuse(asked, refusal, services), kind, services, context)
         raise
     except (NoStripeKey, StripeRateLimited, UpstreamError) as error:
         # That this try wasn't executed says nothing about an earlier one.
-        if is_first_ask and not _may_be_executed(error):
+        if is_first_ask and not may_be_executed(error):
             services.database.run(TAKE_BACK, **held_by(asked))
         raise
     return take(asked, kind, made, services, context)
@@ -183,7 +187,7 @@ def _ask_stripe(operation: HeldOperation, kind: Kind[M], services: Services, con
         raise
 
 
-def _may_be_executed(error: ServiceError) -> bool:
+def may_be_executed(error: ServiceError) -> bool:
     """Whether Stripe may have executed a request that ended so; without a key it was never asked."""
     return isinstance(error, UpstreamError) and error.executed is not False and error.upstream != KEY_SERVICE
 
@@ -193,21 +197,39 @@ def take(operation: HeldOperation, kind: Kind[M], made: M, services: Services, c
 
     :raises LeaseLost: when another process holds the operation by now.
     """
-    answer = kind.answer(operation, made)
-    with services.database.transaction() as transaction:
-        if not transaction.run(TAKE, **held_by(operation), answer_status=200, answer=answer):
-            raise LeaseLost
-        learned = store_answer_and_commit(
-            kind.fact(operation, made),
-            app_id=operation.app_id,
-            payment_id=operation.payment_id,
-            run_id=operation.run_id,
-            transaction=transaction,
-        )
-    taken = replace(operation, step=Step.TAKEN, answer_status=200)
+    answer, taken = kind.answer(operation, made), replace(operation, step=Step.TAKEN, answer_status=200)
+    learned = _record(taken, kind.fact(operation, made), answer, services)
     count_operation(kind.name, "done")
     complete_or_leave(taken, kind, services, context, learned=learned)
     return answer if kind.secrets is None else {**answer, **kind.secrets.read(made)}
+
+
+def take_declined(
+    operation: HeldOperation, kind: Kind[M], declined: Declined, services: Services, context: CallContext
+) -> None:
+    """Record what Stripe made and declined, and tell runs-service; the refusal is kept as the answer.
+
+    :raises LeaseLost: when another process holds the operation by now.
+    """
+    answer = {"error": declined.sentence, "code": declined.code, "details": declined.kept_details}
+    taken = replace(operation, step=Step.TAKEN, answer_status=declined.status)
+    learned = _record(taken, declined.fact, answer, services)
+    count_operation(kind.name, "refused")
+    complete_or_leave(taken, kind, services, context, learned=learned)
+
+
+def _record(taken: HeldOperation, fact: Event, answer: Mapping[str, Any], services: Services) -> Sequence[str]:
+    """Keep the answer and fold what Stripe made, as one; return the ids that the payment has learned."""
+    with services.database.transaction() as transaction:
+        if not transaction.run(TAKE, **held_by(taken), answer_status=taken.answer_status, answer=answer):
+            raise LeaseLost
+        return store_answer_and_commit(
+            fact,
+            app_id=taken.app_id,
+            payment_id=taken.payment_id,
+            run_id=taken.run_id,
+            transaction=transaction,
+        )
 
 
 def _refuse(operation: HeldOperation, refusal: StripeRefusal, services: Services) -> HeldOperation:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.database import Batch
+from app.errors import StripeRefusal
 from app.models import TrackingState
 from app.services import Services
 from app.services.events.stripe_event import Event
@@ -58,6 +59,23 @@ class Secrets(Generic[M]):
     are_in_answer_to: Callable[[Mapping[str, Any]], bool] = lambda body: True
 
 
+class Declined(StripeRefusal):
+    """Stripe made what was asked for and refused to go on with it: that is taken, and the refusal is the answer to it.
+
+    :param fact: what was made, as an event that tells of the refusal
+    :param details: what the caller is told of it, as far as it may be kept
+    :param secrets: what the caller is told besides
+    """
+
+    def __init__(
+        self, refusal: StripeRefusal, *, code: str, fact: Event, details: Mapping[str, Any], secrets: Mapping[str, Any]
+    ) -> None:
+        super().__init__(refusal.sentence, status=refusal.status, code=code)
+        self.fact = fact
+        self.kept_details = details
+        self.details = {**details, **secrets}
+
+
 def _as_it_is(body: Mapping[str, Any], services: Services, context: CallContext) -> Mapping[str, Any]:
     return body
 
@@ -89,12 +107,13 @@ class Kind(Generic[M]):
     :param prepare: what has to be there before Stripe is asked; returns the run that the cost is on
     :param unprepare: ends a run that was made for nothing
     :param params: what Stripe is asked with
-    :param ask: asks Stripe, under the operation's idempotency key; to do so again changes nothing
-    :param find: looks for what Stripe has done, where asking again can't tell any more
+    :param ask: asks Stripe, under the operation's idempotency key; to do so again changes nothing; raises Declined
+    :param find: looks for what Stripe has done, where asking again can't tell any more; raises Declined
     :param is_told_by_state: `find` reads the state of an object. A refusal may then mean that it is as it should be
     :param fact: the answer as an event, to be folded beside Stripe's own
     :param answer: what the caller is answered, as far as it may be kept
     :param secrets: what the caller is answered besides
+    :param secrets_of_declined: what the caller is told besides in the details of a refusal that was taken
     :param complete: what comes after Stripe's answer; the flag says that a former holder may have done a part of it
     """
 
@@ -115,6 +134,7 @@ class Kind(Generic[M]):
     fact: Callable[[HeldOperation, M], Event]
     answer: Callable[[HeldOperation, M], dict[str, Any]]
     secrets: Secrets[M] | None = None
+    secrets_of_declined: Secrets[M] | None = None
     complete: Callable[[HeldOperation, Services, CallContext, bool], Tracking] = _untracked
 
 

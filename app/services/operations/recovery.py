@@ -30,9 +30,10 @@ from app.services.operations.engine import (
     ambiguity_pause,
     complete,
     take,
+    take_declined,
     walk,
 )
-from app.services.operations.kind import Kind
+from app.services.operations.kind import Declined, Kind
 from app.services.operations.operation import (
     HELD_COLUMNS,
     HOLDS_LEASE,
@@ -274,6 +275,8 @@ def _find_out(operation: HeldOperation, kind: Kind[Any], services: Services, con
         return _look_for_object(operation, kind, services, context, ask_anew=False)
     try:
         walk(operation, kind, services, context)
+    except Declined:
+        return RecoveryOutcome.TAKEN
     except StripeRefusal:
         return RecoveryOutcome.REJECTED
     except IdempotencyMismatch as error:
@@ -299,6 +302,9 @@ def _look_for_object(
 
     try:
         made = kind.find(operation, services, extend)
+    except Declined as declined:
+        take_declined(operation, kind, declined, services, extend())
+        return RecoveryOutcome.TAKEN
     except StripeRefusal as refusal:
         # The account of the app's key has no such object: what was done with it elsewhere can't be seen.
         raise _Stuck(refusal.sentence) from refusal

@@ -4,11 +4,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from app.database import Batch
 from app.errors import InvalidRequest, ServiceError, UpstreamError
-from app.models import Operation, Payment, PaymentKind, PaymentStatus, TrackingState
+from app.models import Operation, Payment, PaymentKind, TrackingState
 from app.services import Services
 from app.services.operations.kind import Tracking
 from app.services.operations.operation import HeldOperation
@@ -26,17 +26,14 @@ COST_NAMES = {
 }
 
 # The payments on a caller's run: how many should have a cost there, and how many are being worked on by others.
-_has_cost = and_(
-    Payment.status != PaymentStatus.CREATING,
-    Payment.status != PaymentStatus.REJECTED,
-    Operation.tracking_state != TrackingState.FAILED,
-)
+_has_cost = (Operation.answer_status == 200) & (Operation.tracking_state != TrackingState.FAILED)
 _is_in_other_hands = (Operation.lease_until > func.now()) & (Operation.id != bindparam("operation_id"))
 _ON_SHARED_RUN = Batch(
     select(
         func.count().filter(_has_cost).label("expected"),
         func.count().filter(_is_in_other_hands).label("in_other_hands"),
     )
+    .select_from(Payment)
     .join(Operation, Operation.id == Payment.id)
     .where(Payment.run_id == bindparam("run_id"), Payment.org_id.is_(None), Payment.kind == bindparam("kind"))
 )

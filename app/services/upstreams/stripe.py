@@ -94,6 +94,38 @@ class ObjectExists(StripeRefusal):
     """Stripe has another object of that id."""
 
 
+class CardDeclined(StripeRefusal):
+    """Stripe couldn't take the money; the intent by which it was to be taken may be there all the same.
+
+    https://docs.stripe.com/api/errors#errors-payment_intent
+
+    :param decline_code: the issuer's reason
+    :param charge_id: the try that failed
+    :param intent: as the refusal shows it, with its client secret
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        decline_code: str | None,
+        charge_id: str | None,
+        intent: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, status=402, code=code)
+        self.decline_code = decline_code
+        self.charge_id = charge_id
+        self.intent = intent
+
+    def read_intent(self, resource: Resource[T]) -> T | None:
+        """The payment intent that was declined, where the refusal shows one.
+
+        :raises UpstreamError: when that can't be read.
+        """
+        return None if self.intent is None else _read(resource, self.intent)
+
+
 class ObjectLocked(StripeRateLimited):
     """Another request holds the object that this one is about; nothing was executed."""
 
@@ -429,7 +461,7 @@ def _refusal_of(error: stripe.StripeError) -> ServiceError:
     if isinstance(error, stripe.IdempotencyError):
         return IdempotencyMismatch(UPSTREAM, reason="knows this idempotency key with other parameters")
     if error.http_status == 402:
-        return _refusal(error, status=402)
+        return _decline(error)
     if _told(error, "code") == "resource_missing":
         return _refusal(error, status=400, kind=NoSuchObject)
     if _told(error, "code") == "resource_already_exists":
@@ -454,8 +486,23 @@ def _outage_of(error: stripe.StripeError) -> ServiceError:
 
 
 def _refusal(error: stripe.StripeError, *, status: int, kind: type[StripeRefusal] = StripeRefusal) -> StripeRefusal:
-    message = _told(error, "message") or "Stripe refused the request"
-    return kind(redact(message)[:MAX_MESSAGE_LENGTH], status=status, code=_told(error, "code") or _unsaid_code(error))
+    return kind(_sentence(error), status=status, code=_told(error, "code") or _unsaid_code(error))
+
+
+def _decline(error: stripe.StripeError) -> CardDeclined:
+    body = error.json_body.get("error") if isinstance(error.json_body, Mapping) else None
+    intent = body.get("payment_intent") if isinstance(body, Mapping) else None
+    return CardDeclined(
+        _sentence(error),
+        code=_told(error, "code") or _unsaid_code(error),
+        decline_code=_told(error, "decline_code"),
+        charge_id=_told(error, "charge"),
+        intent=intent if isinstance(intent, Mapping) else None,
+    )
+
+
+def _sentence(error: stripe.StripeError) -> str:
+    return redact(_told(error, "message") or "Stripe refused the request")[:MAX_MESSAGE_LENGTH]
 
 
 def _unsaid_code(error: stripe.StripeError) -> str:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.models import MovementKind, PaymentKind
 from app.services.events.projection import PaymentState, Projection
-from app.services.events.stripe_event import PERSONAL_FIELDS, Event, storable
+from app.services.events.stripe_event import PERSONAL_FIELDS, Event, answer_event, storable
 from app.services.reconciliation.reconcile import EVENT_TYPES
 from tests.lives import AMOUNT, BORN_AT, CHARGE, INTENT, INVOICE, PAYMENT_ID, SESSION, SUBSCRIPTION, Life, lives
 from tests.objects_of_lives import snapshots_of
@@ -423,6 +424,18 @@ class TestReports:
         projection = Life(PaymentKind.PAYMENT_INTENT).projection_of(events)
 
         assert (len(projection.failures), projection.state.failure_count) == (1, 1)
+
+    @pytest.mark.parametrize("charge", [{}, {"charge": CHARGE}], ids=["no charge", "charge"])
+    def test_it_counts_one_try_that_an_answer_and_an_event_of_later_tell(self, charge: dict[str, str]) -> None:
+        """Fails when a try that came to no charge is told from another by the second of our own fact."""
+        error = {"code": "authentication_required", "message": "Not authenticated.", **charge}
+        shown = {"object": "payment_intent", "id": INTENT, "created": BORN_AT, "last_payment_error": error}
+        answered = answer_event(f"{PAYMENT_ID}:2", "payment_intent.payment_failed", shown)
+        told = intent_event("payment_failed", created=BORN_AT + 2, last_payment_error=error)
+
+        for events in permutations((answered, told)):
+            (failure,) = Life(PaymentKind.PAYMENT_INTENT).projection_of(list(events)).failures
+            assert (failure.id, failure.failure_code) == (told.id, "authentication_required")
 
     def test_it_counts_two_challenges_that_failed(self) -> None:
         error = {"code": "payment_intent_authentication_failure", "message": "Not authenticated."}

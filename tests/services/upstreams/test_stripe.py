@@ -19,6 +19,7 @@ from app.metrics import registry
 from app.services.upstreams.call_context import CallContext, Deadline
 from app.services.upstreams.keys import KeyClient
 from app.services.upstreams.stripe import (
+    CardDeclined,
     IdempotencyKeyExecuting,
     IdempotencyMismatch,
     NoSuchObject,
@@ -258,7 +259,7 @@ class TestErrors:
         ("fault", "expected"),
         [
             ({"kind": "status", "status": 400}, StripeRefusal),
-            ({"kind": "status", "status": 402}, StripeRefusal),
+            ({"kind": "status", "status": 402}, CardDeclined),
             ({"kind": "status", "status": 409}, UpstreamUnavailable),
             ({"kind": "json", "status": 409, "body": IN_USE}, IdempotencyKeyExecuting),
             ({"kind": "status", "status": 429}, StripeRateLimited),
