@@ -8,6 +8,7 @@ ServiceError                         500       internal_error
 ├── IdentityConflict                 400       identity_conflict
 ├── NothingToRefund                  400       nothing_to_refund
 ├── SeveralPaymentIntents            400       several_payment_intents
+├── NoPaymentMethod                  400       no_payment_method
 ├── StripeRefusal                    400, 402  Stripe's
 │   ├── CardDeclined                 402       Stripe's                     services.upstreams.stripe
 │   ├── Declined                     402       Stripe's                     services.operations.kind
@@ -168,6 +169,16 @@ class SeveralPaymentIntents(ServiceError):
     def __init__(self, payment_intent_ids: list[str]) -> None:
         super().__init__("Several payment intents of this payment have money left; name one as paymentIntentId")
         self.details = {"paymentIntentIds": payment_intent_ids}
+
+
+class NoPaymentMethod(ServiceError):
+    """The customer has saved nothing that can be charged without him."""
+
+    status = 400
+    code = "no_payment_method"
+
+    def __init__(self) -> None:
+        super().__init__("There is no saved card or Link that can be charged; have the customer save one")
 
 
 class StripeRefusal(ServiceError):

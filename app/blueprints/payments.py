@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from app.auth import require_scope
+from app.models import KeyScope
 from app.request_context import call_context, services
 from app.schemas.actions import (
     CanceledSchema,
@@ -26,6 +28,7 @@ CREATE_ERRORS = (
     *STRIPE_CODES,
     *("identity_conflict", "stripe_idempotency_mismatch", "runs_service_refused", "payment_handed_over"),
 )
+CHARGE_CODES = ("idempotency_key_required", "no_payment_method")
 ACTION_ERRORS = (
     *(400, 401, 403, 404, 413, 415, 422, 429, 502, 503, 504),
     *STRIPE_CODES,
@@ -48,9 +51,11 @@ def create_checkout(body: dict[str, Any], headers: dict[str, str]) -> dict[str, 
 @blp.arguments(PaymentIntentCreateSchema)
 @blp.arguments(IdempotencyKeySchema, location="headers")
 @blp.response(200, PaymentIntentCreatedSchema)
-@blp.errors(*CREATE_ERRORS)
+@blp.errors(*CREATE_ERRORS, *CHARGE_CODES)
 def create_payment_intent(body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """Create a payment intent, for a page of the caller's own."""
+    """Create a payment intent, for a page of the caller's own; with offSession, charge a saved card at once."""
+    if body.get("off_session"):
+        require_scope(KeyScope.MONEY)
     return _create(CREATE_PAYMENT_INTENT, body, headers)
 
 

@@ -17,6 +17,16 @@ class ErrorDetailsSchema(CamelCaseSchema):
     )
     form_errors = List(String(), metadata={"description": "What is wrong with the request as a whole."})
     scope = String(metadata={"description": "With `scope_missing`: what the key has to be good for."})
+    payment_id = String(metadata={"description": "Of a declined charge: the payment, which shows as failed."})
+    payment_intent_id = String(metadata={"description": "Of a declined charge: its payment intent."})
+    client_secret = String(
+        metadata={"description": "Of a declined charge: for the customer's browser, to confirm the intent with."}
+    )
+    action = String(
+        metadata={
+            "description": "Of a declined charge: `confirm_with_customer`, `retry_later` or `new_payment_method`."
+        }
+    )
     payment_intent_ids = List(
         String(), metadata={"description": "With `several_payment_intents`: those that have money left."}
     )

@@ -1,8 +1,9 @@
 """Creating a payment: what both routes take, and the body and the answer of a payment intent."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from marshmallow import ValidationError
+from marshmallow import ValidationError, validates_schema
 from marshmallow.fields import Boolean, Dict, Integer, String
 from marshmallow.validate import OneOf, Range, Validator
 
@@ -14,6 +15,7 @@ from app.schemas.base import (
     Bounded,
     CamelCaseSchema,
     CreatedSchema,
+    Flag,
     RequestSchema,
     Text,
     WholeMatch,
@@ -129,7 +131,17 @@ class TrackedSchema(RequestSchema):
     )
     brand_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
     campaign_id = Text(max_length=200, metadata={"description": "Handed on to runs-service and to the statistics."})
-    customer_id = Text(max_length=MAX_ID_LENGTH, metadata={"description": "A Stripe customer of the app."})
+    customer_id = Text(
+        max_length=MAX_ID_LENGTH,
+        metadata={"description": "A Stripe customer of the app; the organisation's own where it is left out."},
+    )
+    save_for_later = Flag(
+        metadata={
+            "default": False,
+            "description": "Saves what the customer pays with for charges without him (offSession). Needs an orgId, "
+            "whose customer is made where there is none.",
+        }
+    )
     metadata = Metadata()
     capture_method = String(
         validate=OneOf([str(method) for method in CaptureMethod]),
@@ -138,6 +150,11 @@ class TrackedSchema(RequestSchema):
             "description": "With `manual` the money is held until `/payments/{paymentId}/capture`, for some days.",
         },
     )
+
+    @validates_schema
+    def _require_organisation(self, data: dict[str, Any], **_: Any) -> None:
+        if not data.get("org_id") and (data.get("save_for_later") or data.get("off_session")):
+            raise ValidationError("Is needed with saveForLater and offSession.", "orgId")
 
 
 class PaymentIntentCreateSchema(TrackedSchema):
@@ -162,6 +179,47 @@ class PaymentIntentCreateSchema(TrackedSchema):
         pattern=WholeMatch(r"^[^<>\\'\"*\x00]*$", error="Must not contain any of <>\\'\"* or a NUL character."),
         metadata={"description": "What the customer's card statement says after the account's own words."},
     )
+    off_session = Flag(
+        metadata={
+            "default": False,
+            "description": "Charges a saved card or Link at once, while the customer isn't there. Needs an orgId, an "
+            "Idempotency-Key, and of an app's key the scope `money`.",
+        }
+    )
+    payment_method_id = Text(
+        max_length=MAX_ID_LENGTH,
+        metadata={
+            "description": "With offSession: what is charged. Left out: the customer's default where it is a card or "
+            "Link, else the newest card, else the newest Link.",
+            "example": "pm_1a2b3",
+        },
+    )
+    invoice = Flag(
+        metadata={
+            "default": False,
+            "description": "With offSession: whether the charge leaves a paid invoice. Needs a description.",
+        }
+    )
+
+    @validates_schema
+    def _check_together(self, data: dict[str, Any], **_: Any) -> None:
+        if broken := dict(_broken_rules_of_charge(data)):
+            raise ValidationError({name: [sentence] for name, sentence in broken.items()})
+
+
+def _broken_rules_of_charge(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Which fields don't go with each other: each by its name on the wire, with a sentence."""
+    is_charge, has_invoice = data.get("off_session"), data.get("invoice")
+    if is_charge and data.get("save_for_later"):
+        yield "saveForLater", "Can't go with offSession: what is charged is saved already."
+    if not is_charge and data.get("payment_method_id"):
+        yield "paymentMethodId", "Is for offSession."
+    if not is_charge and has_invoice:
+        yield "invoice", "Is for offSession."
+    if has_invoice and not data.get("description"):
+        yield "description", "Is needed with invoice."
+    if has_invoice and data.get("capture_method") == CaptureMethod.MANUAL:
+        yield "captureMethod", "Can't be manual with invoice: an invoice is paid at once."
 
 
 class PaymentIntentCreatedSchema(CreatedSchema):
@@ -177,4 +235,26 @@ class PaymentIntentCreatedSchema(CreatedSchema):
             "example": "pi_3a1b2_secret_c3d4",
         },
     )
-    status = String(required=True, metadata={"example": "requires_payment_method"})
+    status = String(
+        required=True,
+        metadata={
+            "description": "With offSession: `succeeded`, `processing`, or with captureMethod `manual` "
+            "`requires_capture`.",
+            "example": "requires_payment_method",
+        },
+    )
+    invoice_id = String(metadata={"description": "With invoice.", "example": "in_1a2b3"})
+    hosted_invoice_url = String(
+        allow_none=True,
+        metadata={
+            "description": "With invoice: Stripe's page of it.",
+            "example": "https://invoice.stripe.com/i/acct_1/test_1a2b3",
+        },
+    )
+    invoice_pdf = String(
+        allow_none=True,
+        metadata={
+            "description": "With invoice: where it can be downloaded.",
+            "example": "https://pay.stripe.com/invoice/acct_1/test_1a2b3/pdf",
+        },
+    )

@@ -55,6 +55,7 @@ BEYOND_A_SCHEMA = frozenset(
     {
         *("cursor", "redeemBy", "expiresAt", "to", "successUrl", "cancelUrl", "returnUrl"),
         *("captureMethod", "invoiceCreation", "trialDays", "customerCreation", "allowPromotionCodes", "lineItems"),
+        *("orgId", "saveForLater", "paymentMethodId", "invoice", "description"),
     }
 )
 

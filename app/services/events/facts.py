@@ -67,7 +67,7 @@ def gather(payment_id: uuid.UUID, kind: PaymentKind, events: Iterable[Event]) ->
     elif kind is PaymentKind.RENEWAL:
         _gather_renewal(facts, by_object)
     else:
-        facts.stripe_payment_intent_ids = tuple(filter(None, (id_of(creation.object),)))
+        _gather_intent(facts, by_object)
     _gather_intents(facts, by_object.get("payment_intent", []))
     _gather_charges(facts, by_object.get("charge", []))
     _gather_reversals(facts, by_object)
@@ -80,6 +80,14 @@ def _creation_of(payment_id: uuid.UUID, kind: PaymentKind, by_id: Mapping[str, E
         return min(began, key=order, default=None)
     prefix = answer_event_prefix(payment_id)
     return next((event for event_id, event in by_id.items() if event_id.startswith(prefix)), None)
+
+
+def _gather_intent(facts: Facts, by_object: Mapping[str, list[Event]]) -> None:
+    """Find the intent, and what else pays for the invoice that a charge has left."""
+    facts.stripe_invoice_id = id_of(facts.creation.object.get("invoice"))
+    _gather_invoice(facts, by_object)
+    own = filter(None, (id_of(facts.creation.object),))
+    facts.stripe_payment_intent_ids = tuple(dict.fromkeys((*own, *facts.stripe_payment_intent_ids)))
 
 
 def _gather_renewal(facts: Facts, by_object: Mapping[str, list[Event]]) -> None:

@@ -12,19 +12,26 @@ from sqlalchemy.dialects.postgresql import insert
 from app.database import Batch
 from app.errors import InvalidRequest
 from app.models import CaptureMethod, Operation, OperationKind, Payment, TrackingState
+from app.services import Services
 from app.services.events.stripe_event import answer_event
 from app.services.events.stripe_object import id_of, required, text_of
 from app.services.operations.accept import ACCEPT, ACCEPTED
-from app.services.operations.kind import Kind, Secrets, create_at, find_made
+from app.services.operations.kind import Kind, NewContext, Secrets, create_at, find_made
 from app.services.operations.operation import HeldOperation
+from app.services.payments.charges import create_intent, find_intent, resolve_charge, resolve_customer
+from app.services.payments.declines import secret_of_declined
+from app.services.payments.invoiced_charges import charge_with_invoice, find_charge_with_invoice
+from app.services.payments.payment_intent import PAYMENT_INTENTS, PaymentIntent
 from app.services.payments.run_tracking import create_run, end_run_made_for_nothing, report_to_run
 from app.services.payments.stripe_params import (
     DEFAULT_CURRENCY,
     DEFAULT_MODE,
     EMBEDDED,
     checkout_session_params,
+    invoiced_charge_params,
     payment_intent_params,
 )
+from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.stripe import Resource
 
 MAX_URL_LENGTH = 10_000
@@ -55,28 +62,7 @@ class CheckoutSession:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaymentIntent:
-    """What we use of Stripe's payment intent, and the whole of it."""
-
-    id: str
-    client_secret: str
-    status: str
-    stripe_object: Mapping[str, Any] = field(repr=False)
-
-    @classmethod
-    def read(cls, answer: Mapping[str, Any]) -> "PaymentIntent":
-        """:raises ValueError: when it is none."""
-        return cls(
-            id=required(id_of(answer["id"])),
-            client_secret=required(text_of(answer["client_secret"])),
-            status=required(text_of(answer["status"])),
-            stripe_object=answer,
-        )
-
-
 CHECKOUT_SESSIONS = Resource("/v1/checkout/sessions", "checkout.session", CheckoutSession.read)
-PAYMENT_INTENTS = Resource("/v1/payment_intents", "payment_intent", PaymentIntent.read)
 
 # What the caller asked for stands on the payment from the beginning: the columns, and the fields that they hold.
 _REQUEST_COLUMNS = {
@@ -138,6 +124,23 @@ def _answer_checkout(operation: HeldOperation, session: CheckoutSession) -> dict
     return {"success": True, "payment_id": str(operation.payment_id), "session_id": session.id, "url": session.url}
 
 
+def _params_of_intent(operation: HeldOperation) -> Mapping[str, Any]:
+    is_invoiced = operation.request.get("invoice")
+    return invoiced_charge_params(operation) if is_invoiced else payment_intent_params(operation)
+
+
+def _ask_for_intent(
+    operation: HeldOperation, params: Mapping[str, Any], services: Services, context: CallContext
+) -> PaymentIntent:
+    ask = charge_with_invoice if operation.request.get("invoice") else create_intent
+    return ask(operation, params, services, context)
+
+
+def _find_intent(operation: HeldOperation, services: Services, new_context: NewContext) -> PaymentIntent | None:
+    find = find_charge_with_invoice if operation.request.get("invoice") else find_intent
+    return find(operation, services, new_context)
+
+
 def _secret_of_page(session: CheckoutSession) -> dict[str, Any]:
     return {} if session.client_secret is None else {"client_secret": session.client_secret}
 
@@ -148,6 +151,7 @@ def _answer_intent(operation: HeldOperation, intent: PaymentIntent) -> dict[str,
         "payment_id": str(operation.payment_id),
         "payment_intent_id": intent.id,
         "status": intent.status,
+        **intent.invoice,
     }
 
 
@@ -158,10 +162,11 @@ CREATE_CHECKOUT_SESSION = Kind(
         "capture_method": CaptureMethod.AUTOMATIC,
         "ui_mode": "hosted",
         "redirect_on_completion": "always",
-        **dict.fromkeys(("allow_promotion_codes", "automatic_tax", "invoice_creation"), False),
+        **dict.fromkeys(("allow_promotion_codes", "automatic_tax", "invoice_creation", "save_for_later"), False),
     },
     former_defaults={"mode": "payment"},
     check=_require_lifetime,
+    resolve=resolve_customer,
     accept=_ACCEPT_WITH_PAYMENT,
     columns=_payment_columns,
     prepare=create_run,
@@ -178,17 +183,25 @@ CREATE_CHECKOUT_SESSION = Kind(
 )
 CREATE_PAYMENT_INTENT = Kind(
     name=OperationKind.PAYMENT_INTENT,
-    defaults={"currency": DEFAULT_CURRENCY, "capture_method": CaptureMethod.AUTOMATIC},
+    defaults={
+        "currency": DEFAULT_CURRENCY,
+        "capture_method": CaptureMethod.AUTOMATIC,
+        **dict.fromkeys(("off_session", "invoice", "save_for_later"), False),
+    },
     former_defaults={"currency": "usd"},
+    # Two equal charges are both legitimate.
+    needs_key=lambda body: bool(body.get("off_session")),
+    resolve=resolve_charge,
     accept=_ACCEPT_WITH_PAYMENT,
     columns=_intent_columns,
     prepare=create_run,
     unprepare=end_run_made_for_nothing,
-    params=payment_intent_params,
-    ask=create_at(PAYMENT_INTENTS),
-    find=find_made(PAYMENT_INTENTS, mark="paymentId"),
+    params=_params_of_intent,
+    ask=_ask_for_intent,
+    find=_find_intent,
     fact=lambda operation, intent: answer_event(operation.upstream_key, "payment_intent.created", intent.stripe_object),
     answer=_answer_intent,
     secrets=Secrets(PAYMENT_INTENTS, "payment_intent_id", lambda intent: {"client_secret": intent.client_secret}),
+    secrets_of_declined=Secrets(PAYMENT_INTENTS, "paymentIntentId", secret_of_declined),
     complete=report_to_run,
 )

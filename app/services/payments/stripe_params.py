@@ -1,9 +1,15 @@
 """What Stripe is asked for: pure functions from an operation to Stripe's parameters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
-from stripe.params import PaymentIntentCreateParams
+from stripe.params import (
+    InvoiceCreateParams,
+    InvoiceItemCreateParams,
+    InvoicePayParams,
+    PaymentIntentCreateParams,
+    PaymentIntentModifyParams,
+)
 from stripe.params.checkout import (
     SessionCreateParams,
     SessionCreateParamsCustomText,
@@ -54,6 +60,8 @@ def checkout_session_params(operation: HeldOperation) -> SessionCreateParams:
         params["payment_intent_data"] = {"metadata": metadata}
         if "capture_method" in request:
             params["payment_intent_data"]["capture_method"] = request["capture_method"]
+        if request.get("save_for_later"):
+            params["payment_intent_data"]["setup_future_usage"] = "off_session"
     _add_customer(params, request)
     if "discounts" in request:
         params["discounts"] = [_discount(discount) for discount in request["discounts"]]
@@ -121,7 +129,56 @@ def payment_intent_params(operation: HeldOperation) -> PaymentIntentCreateParams
         params["receipt_email"] = request["receipt_email"]
     if "statement_descriptor_suffix" in request:
         params["statement_descriptor_suffix"] = request["statement_descriptor_suffix"]
+    if request.get("save_for_later"):
+        params["setup_future_usage"] = "off_session"
+    if request.get("off_session"):
+        params["confirm"] = params["off_session"] = True
+        params["payment_method"] = request["payment_method_id"]
+        # Else Stripe wants to know where the customer, who isn't there, is to be sent back to.
+        params["automatic_payment_methods"]["allow_redirects"] = "never"
     return params
+
+
+class InvoicedChargeParams(TypedDict):
+    """What Stripe is asked with for a charge that leaves an invoice, call by call."""
+
+    invoice: InvoiceCreateParams
+    item: InvoiceItemCreateParams
+    intent: PaymentIntentModifyParams
+    pay: InvoicePayParams
+
+
+def invoiced_charge_params(operation: HeldOperation) -> InvoicedChargeParams:
+    """https://docs.stripe.com/api/invoices/create
+
+    Nothing but our own call is to finalize the invoice or to try to collect it, and no other item is to be on it. Its
+    intent takes over neither the metadata nor the description.
+    """
+    request, metadata = operation.request, payment_metadata(operation)
+    customer, currency = request["customer_id"], request.get("currency", DEFAULT_CURRENCY)
+    intent: PaymentIntentModifyParams = {"metadata": metadata, "description": request["description"]}
+    if "receipt_email" in request:
+        intent["receipt_email"] = request["receipt_email"]
+    if "statement_descriptor_suffix" in request:
+        intent["statement_descriptor_suffix"] = request["statement_descriptor_suffix"]
+    return {
+        "invoice": {
+            "customer": customer,
+            "currency": currency,
+            "auto_advance": False,
+            "pending_invoice_items_behavior": "exclude",
+            "description": request["description"],
+            "metadata": metadata,
+        },
+        "item": {
+            "customer": customer,
+            "amount": request["amount_in_cents"],
+            "currency": currency,
+            "description": request["description"],
+        },
+        "intent": intent,
+        "pay": {"off_session": True, "payment_method": request["payment_method_id"]},
+    }
 
 
 def _line_item(item: Mapping[str, Any]) -> SessionCreateParamsLineItem:

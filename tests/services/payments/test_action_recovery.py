@@ -9,10 +9,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from app.services import Services
-from app.services.kinds import KINDS
-from app.services.operations.recovery import recover_operations
 from app.services.upstreams.stripe import Stripe
 from tests.books import assert_balanced, executed_actions
+from tests.services.payments.conftest import Recovering
 from tests.services.payments.test_action_crashes import SCENES, Scene
 from tests.services.payments.test_actions import Actor, Json, state_of
 from tests.soak import amount
@@ -25,12 +24,8 @@ each_action = pytest.mark.parametrize(
 )
 
 
-class Recovery:
+class Recovery(Recovering):
     """An action whose caller has no answer, and what becomes of it."""
-
-    def __init__(self, actor: Actor, services: Services, db: Connection) -> None:
-        self.actor, self.services, self.db = actor, services, db
-        self.stand_ins = actor.stand_ins
 
     def begin(self, scene: Scene) -> Json:
         payment = scene.make(self.actor)
@@ -49,23 +44,6 @@ class Recovery:
         self.break_stripe(scene, kind, executed=executed, **options)
         assert self.ask(scene, payment).status_code in (502, 503, 504)
         return payment
-
-    def recover(self) -> list[str]:
-        self.db.execute(text("UPDATE operations SET lease_until = now() WHERE step <> 'finished'"))
-        done = recover_operations(self.services, KINDS, command="flask recover", at_once=True)
-        return [str(one.outcome) for one in done]
-
-    def pass_a_day(self) -> None:
-        """Stripe forgets every idempotency key."""
-        self.db.execute(text("UPDATE operations SET asked_at = asked_at - interval '24 hours'"))
-        self.stand_ins.control("clock", advance=24 * 3600)
-
-    def set_key(self, key: str | None) -> None:
-        """Another key of the app in key-service, or none."""
-        # Where the app has a key, another one would open the same account.
-        self.stand_ins.control("keys", appId="shop", key=None)
-        self.stand_ins.control("keys", appId="shop", key=key)
-        self.services.keys._keys.clear()
 
     def executed(self, scene: Scene) -> int:
         """How many of such actions Stripe has executed."""

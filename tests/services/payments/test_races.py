@@ -9,8 +9,9 @@ import pytest
 import requests
 from sqlalchemy import Connection, text
 
+from tests.books import objects_of
 from tests.conftest import environment_of
-from tests.services.payments.conftest import Actor, Json, state_of
+from tests.services.payments.conftest import APP_AND_ORG, CREATE_INTENT, Actor, Json, Payer, state_of
 from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 from tests.web import WebProcess
@@ -148,6 +149,27 @@ class TestRefunds:
             assert state_of(shown)[:3] == ("disputed", 2_000, refunded)
             assert states(shown) == {"done" if executed else "refused": 1}
             racer.actor.hear()
+
+
+class TestCharges:
+    @pytest.mark.parametrize("more", [{}, {"invoice": True, "description": "Credit"}], ids=["plain", "invoice"])
+    @pytest.mark.parametrize(("behaves", "status"), [("visa", 200), ("chargeCustomerFail", 402)])
+    def test_one_key_is_one_charge(
+        self, racer: Racer, payer: Payer, stand_ins: StandIns, behaves: str, status: int, more: Json
+    ) -> None:
+        payer.save(behaves=behaves)
+        stand_ins.fault("stripe", "delay", method="POST", seconds=0.3)
+        body = {**APP_AND_ORG, "amountInCents": 2000, "offSession": True, **more}
+        charge = functools.partial(racer.web.post_until_answered, CREATE_INTENT, body, "once")
+
+        answers = racer.at_once(*[charge] * 20)
+
+        assert [answer.status_code for answer in answers] == [status] * 20
+        told = [answer.json() | {"requestId": None} for answer in answers]
+        assert all(each == told[0] for each in told)
+        assert len(objects_of(stand_ins, "charge")) == 1
+        assert payer.invoices() == ([] if not more else ["paid"] if status == 200 else ["void"])
+        assert payer.stats()["totalPayments"] == 1
 
 
 class TestCaptureBesideCancel:
