@@ -17,7 +17,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
-    UniqueConstraint,
     Uuid,
     func,
     or_,
@@ -593,8 +592,17 @@ class AppEvent(Base):
             name="is_about_one_thing",
         ),
         # A state is told once.
-        UniqueConstraint("payment_id", "state_number", "type", name="uq_app_events_payment_state"),
-        UniqueConstraint("subscription_id", "state_number", "type", name="uq_app_events_subscription_state"),
+        *(
+            Index(
+                f"uq_app_events_{column}_state_number",
+                column,
+                "state_number",
+                "type",
+                unique=True,
+                postgresql_where=text(f"{column} IS NOT NULL"),
+            )
+            for column in ("payment_id", "subscription_id")
+        ),
         Index("ix_app_events_app_id", "app_id", "number"),
     )
 

@@ -55,10 +55,16 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_app_events_payment_id_payments")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_app_events")),
         sa.UniqueConstraint("id", name=op.f("uq_app_events_id")),
-        sa.UniqueConstraint("payment_id", "state_number", "type", name="uq_app_events_payment_state"),
-        sa.UniqueConstraint("subscription_id", "state_number", "type", name="uq_app_events_subscription_state"),
     )
     op.create_index("ix_app_events_app_id", "app_events", ["app_id", "number"])
+    for column in ("payment_id", "subscription_id"):
+        op.create_index(
+            f"uq_app_events_{column}_state_number",
+            "app_events",
+            [column, "state_number", "type"],
+            unique=True,
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+        )
     op.create_table(
         "event_endpoints",
         sa.Column("id", sa.Uuid(), nullable=False),

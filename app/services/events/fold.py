@@ -67,9 +67,9 @@ _learn = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_i
 # By whether the payment has learned ids, and whether its app is told.
 _WRITE = {
     (False, False): Batch(_write),
-    (False, True): Batch(_write, *TELL),
+    (False, True): Batch(_write, TELL),
     (True, False): Batch(_write, _learn),
-    (True, True): Batch(_write, _learn, *TELL),
+    (True, True): Batch(_write, _learn, TELL),
 }
 
 # A payment's movements are few, and written anew as a whole. The payment's row is locked.

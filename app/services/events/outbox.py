@@ -9,19 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Text, Uuid, any_, bindparam, func, or_, select
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, insert
 
 from app.models import AppEvent, AppEventType, Delivery, EventEndpoint
-
-_event_ids: Any = bindparam("event_ids", type_=ARRAY(Uuid))
-_types: Any = bindparam("types", type_=ARRAY(Text))
 
 # One for each type. Numbers are given in the order of the types.
 ADD_EVENTS = insert(AppEvent).from_select(
     ["id", "type", "app_id", "payment_id", "subscription_id", "state_number", "data"],
     select(
-        func.unnest(_event_ids),
-        func.unnest(_types),
+        func.unnest(bindparam("event_ids", type_=ARRAY(Uuid))),
+        func.unnest(bindparam("types", type_=ARRAY(Text))),
         bindparam("app_id", type_=Text),
         bindparam("payment_id", type_=Uuid),
         bindparam("subscription_id", type_=Text),
@@ -30,22 +27,26 @@ ADD_EVENTS = insert(AppEvent).from_select(
     ),
 )
 
-# An endpoint that is being deleted is waited for, and then not told.
-_listening = (
-    select(AppEvent.number, EventEndpoint.id, bindparam("subject", type_=Text))
-    .join(EventEndpoint, EventEndpoint.app_id == AppEvent.app_id)
-    .where(
-        AppEvent.id == any_(_event_ids),
-        EventEndpoint.disabled_at.is_(None),
-        or_(EventEndpoint.types.is_(None), AppEvent.type == any_(EventEndpoint.types)),
-    )
-    .with_for_update(read=True, key_share=True, of=EventEndpoint)
-)
-ADD_DELIVERIES = insert(Delivery).from_select(["event_number", "endpoint_id", "subject"], _listening)
 
-TELL = (ADD_EVENTS, ADD_DELIVERIES)
+def _tell(adding: Insert) -> Insert:
+    """Add events, and a delivery of each to whoever listens."""
+    told = adding.returning(AppEvent.number, AppEvent.app_id, AppEvent.type).cte("told")
+    # An endpoint that is being deleted is waited for, and then not told.
+    listening = (
+        select(told.c.number, EventEndpoint.id, bindparam("subject", type_=Text))
+        .join(EventEndpoint, EventEndpoint.app_id == told.c.app_id)
+        .where(
+            EventEndpoint.disabled_at.is_(None),
+            or_(EventEndpoint.types.is_(None), told.c.type == any_(EventEndpoint.types)),
+        )
+        .with_for_update(read=True, key_share=True, of=EventEndpoint)
+    )
+    return insert(Delivery).from_select(["event_number", "endpoint_id", "subject"], listening)
+
+
+TELL = _tell(ADD_EVENTS)
 # Where the event's id says what is told: by whichever path Stripe's event comes, and however often.
-TELL_ONCE = (ADD_EVENTS.on_conflict_do_nothing(), ADD_DELIVERIES.on_conflict_do_nothing())
+TELL_ONCE = _tell(ADD_EVENTS.on_conflict_do_nothing())
 
 
 def told_of_payment(
@@ -53,7 +54,7 @@ def told_of_payment(
 ) -> dict[str, Any]:
     """The values for `TELL`, besides the app's id."""
     ids = [uuid.uuid4() for _ in types]
-    return _told(ids, types, str(payment_id), data) | {"payment_id": payment_id, "state_number": state_number}
+    return _values(ids, types, str(payment_id), data) | {"payment_id": payment_id, "state_number": state_number}
 
 
 def told_of_subscription(
@@ -61,7 +62,7 @@ def told_of_subscription(
 ) -> dict[str, Any]:
     """The values for `TELL`, besides the app's id."""
     ids = [uuid.uuid4() for _ in types]
-    return _told(ids, types, subscription_id, data) | {
+    return _values(ids, types, subscription_id, data) | {
         "subscription_id": subscription_id,
         "state_number": state_number,
     }
@@ -71,10 +72,10 @@ def told_of_payment_method(
     event_id: uuid.UUID, event_type: AppEventType, *, payment_method_id: str, data: dict[str, Any]
 ) -> dict[str, Any]:
     """The values for `TELL_ONCE`, besides the app's id."""
-    return _told([event_id], [event_type], payment_method_id, data)
+    return _values([event_id], [event_type], payment_method_id, data)
 
 
-def _told(
+def _values(
     event_ids: Sequence[uuid.UUID], types: Sequence[AppEventType], subject: str, data: dict[str, Any]
 ) -> dict[str, Any]:
     return {

@@ -64,7 +64,7 @@ _READ = Batch(
         Subscription.app_id == bindparam("app_id", type_=Text), Subscription.id == bindparam("subscription_id")
     )
 )
-_TELL = Batch(*TELL)
+_TELL = Batch(TELL)
 
 # Of payments, the subscriptions that nobody has followed: Stripe is to be asked what they are, and for their invoices.
 TAKE_UP = Batch(

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, text
 from app.schemas.events import EventBodySchema
 from app.services import Services
 from app.services.notifications.deliver import Delivered, deliver_events
+from app.services.upstreams.call_context import CallContext, Deadline
+from app.services.upstreams.keys import provider_of_endpoint
 from tests.conftest import environment_of
 from tests.factories import intent
 from tests.receivers import Receiver, receiver
@@ -45,6 +47,11 @@ class Shop:
         assert made.status_code == 200, made.json
         self.secrets[made.json["endpointId"]] = made.json["secret"]
         return str(made.json["endpointId"])
+
+    def store_secret(self, endpoint_id: uuid.UUID) -> None:
+        """Give an endpoint a secret that was made without one."""
+        context = CallContext("TEST", "test", "test", Deadline.after(5))
+        self.services.keys.store(provider_of_endpoint(endpoint_id), "shop", "whsec_MfKQ9r8GKYqrTwjUPD8ILP", context)
 
     def create(self) -> dict[str, Any]:
         """Make a payment; the value is what its caller is answered."""
