@@ -1,6 +1,7 @@
 """Object events: where Stripe lists the events no more, its objects are read and turned into events.
 
 The id of such an event is made of what the object says, so that a second look at an unchanged object stores nothing.
+Only a subscription may come back to what it was: of it, each look is a fact.
 """
 
 import hashlib

@@ -149,7 +149,9 @@ class TestAllWebhooksLost:
         db.execute(
             text("UPDATE event_cursors SET reconciled_until = now() - interval '31 days' WHERE app_id = 'other'")
         )
-        assert [one.stored for one in reconcile(services, db).values()] == [0, 0]
+        # A subscription may have been back where it was: each look at one is a fact.
+        subscriptions = len(objects(stand_ins, "other", "subscription"))
+        assert [one.stored for one in reconcile(services, db).values()] == [0, subscriptions]
         for told in lost:
             assert deliver(client, json.loads(json.dumps(told))).status_code == 200
         assert without_times_and_ids(state(client, db)) == without_times_and_ids(after)
@@ -210,7 +212,7 @@ class TestAllWebhooksLost:
         assert list(reconcile_apps(services, command="flask worker")) == []
 
     def test_it_asks_for_at_most_20_types_a_call_and_for_all_that_matter(self) -> None:
-        assert len(EVENT_TYPES) == len(set(EVENT_TYPES)) == 26
+        assert len(EVENT_TYPES) == len(set(EVENT_TYPES)) == 34
 
 
 class TestWaitingEvents:
