@@ -104,14 +104,6 @@ class TestLostAnswers:
         assert recovery.recover() == ["taken"]
         recovery.assert_paid(["paid", "void"] if path == FINALIZE else ["paid"])
 
-    def test_where_stripe_keeps_a_failure_to_void_it_is_voided_all_the_same(self, recovery: Recovery) -> None:
-        """Fails when an invoice is voided under a key that Stripe knows."""
-        recovery.payer.save(behaves="chargeCustomerFail")
-        recovery.lose("/void$", executed=True, kind="status", status=500)
-
-        assert recovery.recover() == ["taken"]
-        assert (recovery.payer.charge(**INVOICED).status_code, recovery.payer.invoices()) == (402, ["void"])
-
 
 class TestForgottenKeys:
     @pytest.mark.parametrize(
