@@ -18,14 +18,15 @@ from app.config import Settings
 from app.database import Batch
 from app.errors import ServiceError, StripeRefusal, is_database_outage
 from app.services import Services
-from app.services.upstreams.stripe import NoSuchObject, ObjectExists, _our_error
+from app.services.operations.kind import Declined
+from app.services.upstreams.stripe import CardDeclined, NoSuchObject, ObjectExists, _our_error
 from tests.web import API_KEY
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "errors.md"
 STRIPES = "Stripe's"
 # What Stripe answers decides of these; how each is made is tested below.
-REFUSALS = {StripeRefusal: "400, 402", NoSuchObject: "400", ObjectExists: "400"}
+REFUSALS = {StripeRefusal: "400, 402", CardDeclined: "402", Declined: "402", NoSuchObject: "400", ObjectExists: "400"}
 
 _DRAWN = re.compile(
     r"(?P<branch>[│├└─ ]*)(?P<name>\w+) +(?P<status>\d{3}(?:, \d{3})*) +(?P<code>[a-z_]+|Stripe's)"
@@ -140,7 +141,7 @@ class TestTree:
     @pytest.mark.parametrize(
         ("answered", "kind", "status"),
         [
-            (answer(stripe.CardError, 402, "card_declined"), StripeRefusal, 402),
+            (answer(stripe.CardError, 402, "card_declined"), CardDeclined, 402),
             (answer(stripe.InvalidRequestError, 400, "parameter_invalid"), StripeRefusal, 400),
             (answer(stripe.InvalidRequestError, 404, "resource_missing"), NoSuchObject, 400),
             (answer(stripe.InvalidRequestError, 400, "resource_already_exists"), ObjectExists, 400),
