@@ -26,6 +26,7 @@ ServiceError                         500       internal_error
 ├── NotFound                         404       not_found
 ├── IdempotencyKeyInUse              409       idempotency_key_in_use
 ├── PaymentNotReady                  409       payment_not_ready
+├── CustomerExists                   409       customer_exists
 ├── RequestLineTooLong               414       request_line_too_long
 ├── UnknownExpectation               417       unknown_expectation
 ├── IdempotencyKeyReused             422       idempotency_key_reused
