@@ -126,7 +126,10 @@ class TestEnsure:
             WebProcess.start(environment_of(database_url, stand_ins) | {"WEB_CONCURRENCY": "2"}) as web,
             ThreadPoolExecutor(50) as threads,
         ):
-            asked = lambda number: web.post_until_answered("/customers/ensure", {**ORG, "name": f"n{number}"}, None)  # noqa: E731
+
+            def asked(number: int) -> requests.Response:
+                return web.post_until_answered("/customers/ensure", {**ORG, "name": f"n{number}"}, f"key-{number}")
+
             answers = [response.json() for response in threads.map(asked, range(50))]
 
         assert len(customers_at_stripe(stand_ins)) == 1
