@@ -21,7 +21,7 @@ PAYMENT_FIELDS = {
     "id", "orgId", "runId", "parentRunId", "brandId", "appId", "campaignId", "stripePaymentIntentId",
     "stripeCheckoutSessionId", "stripeSubscriptionId", "stripeCustomerId", "amountInCents", "currency", "status",
     "description", "metadata", "amountReceivedInCents", "amountRefundedInCents", "createdAt", "updatedAt", "tracking",
-    "origin", "captureMethod", "stripeInvoiceId", "amountReturnedInCents",
+    "origin", "captureMethod", "stripeInvoiceId", "amountReturnedInCents", "subscriptionStatus",
 }  # fmt: skip
 
 
