@@ -1,6 +1,10 @@
 """Customers of organisations over HTTP: one for each, whoever asks, and nothing of another organisation's."""
 
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from tests.conftest import environment_of
 from tests.stand_ins import StandIns
+from tests.waiting import wait_until
 from tests.web import WebProcess
 
 ORG = {"appId": "shop", "orgId": "org_1"}
@@ -135,6 +140,36 @@ class TestEnsure:
         assert len(customers_at_stripe(stand_ins)) == 1
         assert {answer["customerId"] for answer in answers} == set(customers_at_stripe(stand_ins))
         assert sum(answer["created"] for answer in answers) == 1
+
+    def test_it_makes_one_customer_though_processes_are_killed_meanwhile(
+        self, database_url: str, stand_ins: StandIns, app: Flask
+    ) -> None:
+        """Fails when what a process that died has asked for is asked for again under another key."""
+        with (
+            WebProcess.start(environment_of(database_url, stand_ins) | {"WEB_CONCURRENCY": "2"}) as web,
+            ThreadPoolExecutor(50) as threads,
+        ):
+            stand_ins.fault("stripe", "delay", seconds=0.5, path="/v1/customers", executed=True)
+            asked = [threads.submit(ensure_until_answered, web) for _ in range(50)]
+            wait_until(lambda: customers_at_stripe(stand_ins), seconds=20, what="the customer at Stripe")
+            for worker in web.workers():
+                os.kill(worker, signal.SIGKILL)
+            ids = {answer.result(60) for answer in asked}
+
+        assert ids == set(customers_at_stripe(stand_ins))
+        assert len(ids) == 1
+
+
+def ensure_until_answered(web: WebProcess) -> str:
+    """What a caller does: it asks again until it hears which customer it is."""
+    ends_at = time.monotonic() + 50
+    while time.monotonic() < ends_at:
+        with suppress(requests.RequestException):
+            answer = web.post("/customers/ensure", ORG)
+            if answer.ok:
+                return str(answer.json()["customerId"])
+        time.sleep(0.05)
+    raise AssertionError("nobody answered")
 
 
 class TestDelete:
