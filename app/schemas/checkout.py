@@ -35,40 +35,6 @@ LOCALES = (
     "sv", "th", "tr", "vi", "zh", "zh-HK", "zh-TW",
 )  # fmt: skip
 
-NULL = {"type": "null"}
-_TEXT = {"type": "string"}
-# What `broken_rules_of_page` checks; no request is two of them.
-_HOSTED = {
-    "required": ["successUrl", "cancelUrl"],
-    "properties": {
-        "uiMode": {"enum": ["hosted", None]},
-        "successUrl": _TEXT,
-        "cancelUrl": _TEXT,
-        "returnUrl": NULL,
-        "redirectOnCompletion": NULL,
-    },
-}
-_EMBEDDED = {
-    "required": ["uiMode", "returnUrl"],
-    "properties": {
-        "uiMode": {"enum": ["embedded"]},
-        "successUrl": NULL,
-        "cancelUrl": NULL,
-        "returnUrl": _TEXT,
-        "redirectOnCompletion": {"enum": ["always", "if_required", None]},
-    },
-}
-_EMBEDDED_WITHOUT_RETURN = {
-    "required": ["uiMode", "redirectOnCompletion"],
-    "properties": {
-        "uiMode": {"enum": ["embedded"]},
-        "successUrl": NULL,
-        "cancelUrl": NULL,
-        "returnUrl": NULL,
-        "redirectOnCompletion": {"enum": ["never"]},
-    },
-}
-
 
 class PriceDataSchema(RequestSchema):
     """A price for this checkout alone, and the name of what it is for."""
@@ -98,13 +64,6 @@ class AdjustableQuantitySchema(RequestSchema):
 
 class LineItemSchema(RequestSchema):
     """What is bought, at a price of the app's or at one that is given, and how many."""
-
-    document: ClassVar = {
-        "anyOf": [
-            {"required": ["priceId"], "properties": {"priceId": {"type": "string"}, "priceData": NULL}},
-            {"required": ["priceData"], "properties": {"priceData": {"type": "object"}, "priceId": NULL}},
-        ]
-    }
 
     price_id = Text(
         min_length=1,
@@ -152,7 +111,6 @@ class CheckoutCreateSchema(TrackedSchema):
     """A checkout to create."""
 
     document: ClassVar = {
-        "anyOf": [_HOSTED, _EMBEDDED, _EMBEDDED_WITHOUT_RETURN],
         "example": {
             "appId": "shop",
             "orgId": "org_1",

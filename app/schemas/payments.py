@@ -176,7 +176,7 @@ class PaymentIntentCreateSchema(TrackedSchema):
     statement_descriptor_suffix = Text(
         min_length=1,
         max_length=22,
-        pattern=WholeMatch(r"^[^<>\\'\"*\x00]*$", error="Must not contain any of <>\\'\"* or a NUL character."),
+        pattern=WholeMatch(r"""^[^<>\\'"*\x00]*$""", error="Must not contain any of <>\\'\"* or a NUL character."),
         metadata={"description": "What the customer's card statement says after the account's own words."},
     )
     off_session = Flag(

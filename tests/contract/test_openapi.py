@@ -53,7 +53,7 @@ KNOWN = {
 # what the document says in words alone: which options don't go with each other.
 BEYOND_A_SCHEMA = frozenset(
     {
-        *("cursor", "redeemBy", "expiresAt", "to", "successUrl", "cancelUrl", "returnUrl"),
+        *("cursor", "redeemBy", "expiresAt", "to", "successUrl", "cancelUrl", "returnUrl", "redirectOnCompletion"),
         *("captureMethod", "invoiceCreation", "trialDays", "customerCreation", "allowPromotionCodes", "lineItems"),
         *("orgId", "saveForLater", "paymentMethodId", "invoice", "description"),
     }
