@@ -289,6 +289,8 @@ ERROR_DESCRIPTIONS = {
     504: "An upstream took too long.",
 }
 RETRIED_ERRORS = (409, 429, 503)
+# Of these statuses, what a retry doesn't change.
+LASTING_CODES = frozenset({"customer_exists"})
 # What any route that answers the status may answer; a route that has codes of its own for it names all.
 ERROR_CODES = {
     400: "invalid_request",
@@ -369,7 +371,8 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         return decorate
 
     def _error(self, status: int, codes: list[str]) -> Any:
-        headers = {RETRY_AFTER: RETRY_AFTER} if status in RETRIED_ERRORS else None
+        is_retried = status in RETRIED_ERRORS and not LASTING_CODES.issuperset(codes)
+        headers = {RETRY_AFTER: RETRY_AFTER} if is_retried else None
         description = ERROR_DESCRIPTIONS[status]
         return self.alt_response(
             status,

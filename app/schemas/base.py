@@ -227,7 +227,7 @@ class Flag(Boolean):
 
 
 class Time(AwareDateTime):
-    """A time by ISO 8601. Without an offset it is in UTC."""
+    """A time by ISO 8601, which is read as one in UTC. Without an offset it is one."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(default_timezone=UTC, **kwargs)
@@ -237,7 +237,11 @@ class Time(AwareDateTime):
         is_written = isinstance(value, str) and len(value) <= MAX_TIME_LENGTH and _ISO_8601.fullmatch(value)
         if not is_written:
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
-        return super()._deserialize(value, attr, data, **kwargs)
+        try:
+            # PostgreSQL knows no offset of 16 hours and more.
+            return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError as error:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from error
 
 
 class AppId(Text):

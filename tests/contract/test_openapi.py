@@ -81,8 +81,8 @@ CONFIG = schemathesis.Config.from_dict(
             # On a path that is public, a wrong method is no public route: it is asked for a key first.
             {"include-path": ["/", "/health", "/health/ready"], "headers": {"X-API-Key": API_KEY}},
             {
-                # `GET /products/create` exists: it shows the product whose id is `create`.
-                "include-path": ["/products/create", "/prices/create", "/coupons/create"],
+                # `GET /products/create` exists: it shows the product whose id is `create`. So does the DELETE of an endpoint.
+                "include-path": ["/products/create", "/prices/create", "/coupons/create", "/event-endpoints/create"],
                 "checks": {"allow_header_conformance": {"enabled": False}},
             },
             {
@@ -91,9 +91,11 @@ CONFIG = schemathesis.Config.from_dict(
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400"]}},
             },
             {
-                # A refund wants a key, which the document can't say of one route alone, and a payment that was paid.
-                "include-path-regex": "^/payments/|^/subscriptions/[^/]+/(cancel|resume|change)$",
-                "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404"]}},
+                # A refund wants a key, which the document can't say of one route alone, and a payment that was paid; others
+                # want a customer, an endpoint or an event that there is.
+                "include-path-regex": "^/payments/|^/subscriptions/[^/]+/(cancel|resume|change)$"
+                "|^/(customers|payment-methods|billing-portal|event-endpoints|events)(/|$)",
+                "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404", "409"]}},
             },
         ],
     }
