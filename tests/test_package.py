@@ -97,11 +97,14 @@ class TestLocks:
     """Production runs what the tests ran, and none of the tools."""
 
     @staticmethod
-    def pins(name: str) -> dict[str, tuple[str, str]]:
+    def pins(name: str) -> dict[str, list[tuple[str, str]]]:
         """Versions and hashes by name; fails when a line is no pin with a hash."""
         text = (ROOT / name).read_text()
-        found = {pin[1]: (pin[2], pin[3]) for pin in PIN.finditer(text)}
-        assert len(found) == len(re.findall(r"^[^\s#]", text, re.MULTILINE)) > 0
+        found: dict[str, list[tuple[str, str]]] = {}
+        # Of some there are several, for several versions of Python.
+        for pin in PIN.finditer(text):
+            found.setdefault(pin[1], []).append((pin[2], pin[3]))
+        assert sum(map(len, found.values())) == len(re.findall(r"^[^\s#]", text, re.MULTILINE)) > 0
         return found
 
     def test_what_production_runs_is_what_the_tests_run(self) -> None:

@@ -54,7 +54,7 @@ def previous_version(tmp_path: Path) -> Path:
     newest = Path(MIGRATIONS[-1].path).relative_to(ROOT)
     added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest)).decode().strip()
     before = f"{added}^" if added and len(MIGRATIONS) > 1 else "HEAD"
-    archive = git("archive", before, "app", "migrations", "wsgi.py")
+    archive = git("archive", before, "app", "migrations", "wsgi.py", "pyproject.toml")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(tmp_path, filter="data")
     return tmp_path

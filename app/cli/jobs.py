@@ -56,9 +56,9 @@ def worker_jobs(settings: Settings) -> tuple[Job, ...]:
         Job("subscriptions in doubt", RECOVERY_SECONDS, _ask_about_subscriptions),
         Job("waiting events", settings.reconcile_seconds, _rejoin_by_turns()),
         Job("old waiting events", settings.reconcile_seconds, _delete_old_waiting_events),
-        *((endpoints,) if settings.public_url else ()),
         Job("deliveries", LOOK_SECONDS, _deliver),
         Job("old app events", settings.reconcile_seconds, _delete_old_app_events),
+        *((endpoints,) if settings.public_url else ()),
     )
 
 

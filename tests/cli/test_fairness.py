@@ -231,8 +231,8 @@ class TestProgress:
         assert lines == [
             "1 apps left",
             "1 apps left; of shop 100%",
-            "1 apps left; of shop 23%",
-            "0 apps left; of shop 23%",
+            "1 apps left; of shop 46%",
+            "0 apps left; of shop 46%",
         ]
 
     @pytest.mark.parametrize("command", ["recover", "reconcile"])

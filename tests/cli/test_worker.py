@@ -302,7 +302,10 @@ class TestDatabaseAway:
     def _wait_for_complaints(self, worker: Command) -> None:
         """Each job says what it waits for."""
         before = len(worker.complained())
-        jobs = ("recovery", "orphan runs", "reconciliation", "waiting events", "old waiting events")
+        jobs = (
+            *("recovery", "orphan runs", "reconciliation", "subscriptions in doubt", "waiting events"),
+            *("old waiting events", "deliveries", "old app events"),
+        )
         expected = {f"waiting: the database is unavailable ({job})" for job in jobs}
         worker.wait_until(lambda: set(worker.complained()[before:]) == expected, what="complaints")
 

@@ -276,6 +276,7 @@ class World:
     database: Connection
     environment: Mapping[str, str]
     told: set[str] = field(default_factory=set)
+    customers: dict[str, str] = field(default_factory=dict)
 
     def rows(self, query: str, **values: Any) -> list[Json]:
         return [dict(row) for row in self.database.execute(text(query), values).mappings()]
@@ -283,6 +284,13 @@ class World:
     def newest_payment(self) -> str:
         (newest,) = self.rows("SELECT id::text FROM payments ORDER BY created_at DESC LIMIT 1")
         return str(newest["id"])
+
+    def customer_of(self, app_id: str) -> str:
+        """A customer of an app's at Stripe."""
+        if app_id not in self.customers:
+            url, auth = f"{self.stand_ins.url}/v1/customers", (f"sk_test_sandbox_{app_id}", "")
+            self.customers[app_id] = requests.post(url, auth=auth, timeout=10).json()["id"]
+        return self.customers[app_id]
 
     def act(self, action: str, object_id: str, **given: Any) -> list[Json]:
         """Do what a customer or a bank does; return the events that Stripe makes of it."""
@@ -326,6 +334,8 @@ class VersionBefore:
             run_id = self.world.stand_ins.new_run()
             for path, audience, has_key in (way for way in WAYS if way[1] in state.audiences):
                 body = body_for(path, audience, run_id) | state.changes.get(path, {})
+                if path == INTENT:
+                    body["customerId"] = self.world.customer_of(body["appId"])
                 for wrong in state.faults:
                     self.world.stand_ins.control("faults", **wrong)
                 key = f"{name}: {path} {audience}".replace(" ", "-") if has_key else None
@@ -356,8 +366,6 @@ class VersionBefore:
 def body_for(path: str, audience: str, run_id: str) -> Json:
     """A request; what is the default is sent for one of the audiences."""
     body = BODIES[path](brandId="brand_1", campaignId="campaign_1", metadata={"orderId": "7"}, runId=run_id)
-    if path == INTENT:
-        body["customerId"] = "cus_1"
     if audience == ORGANISATION:
         return body
     if audience == CALLERS_RUN:

@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 from tests.web import clean_environment
 
 README = (ROOT / "README.md").read_text()
+# Some commands need to know where Stripe reaches the service.
+PUBLIC_URL = "https://pay.example.com"
 FOLDERS, FILES = ("app", "migrations", "openapi"), ("wsgi.py", "Makefile", "pyproject.toml")
 # What these tests are run with stands for what `make install` installs.
 MAKE = f'make() {{ command make --old-file=install VENV={shlex.quote(sys.prefix)} "$@"; }}\n'
@@ -216,7 +218,7 @@ class TestCommands:
         assert len(commands) >= 5
 
         with ThreadPoolExecutor(2) as terminals:
-            lines = [command.replace("ID", paid.payment_id) for command in commands]
+            lines = [f"export PUBLIC_URL={PUBLIC_URL}\n{each.replace('ID', paid.payment_id)}" for each in commands]
             answers = dict(zip(commands, terminals.map(sandbox.flask, lines), strict=True))
 
         assert paid.payment_id in answers["flask payments show ID"]

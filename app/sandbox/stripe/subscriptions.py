@@ -66,7 +66,8 @@ def bill(account: Account, subscription: JsonObject, reason: str, lines: list[Js
     invoice = subscription_invoices.draft(account, subscription, reason, lines)
     subscription["latest_invoice"] = invoice["id"]
     intent = subscription_invoices.finalize(account, invoice)
-    if intent is None:
+    # Nothing is due as long as a trial lasts.
+    if intent is None and not (subscription["status"] == "trialing" and reason == "subscription_create"):
         _change_status(account, subscription, WHEN_PAID)
     return intent
 

@@ -212,7 +212,7 @@ class TestAllWebhooksLost:
         assert list(reconcile_apps(services, command="flask worker")) == []
 
     def test_it_asks_for_at_most_20_types_a_call_and_for_all_that_matter(self) -> None:
-        assert len(EVENT_TYPES) == len(set(EVENT_TYPES)) == 34
+        assert len(EVENT_TYPES) == len(set(EVENT_TYPES)) == 37
 
 
 class TestWaitingEvents:

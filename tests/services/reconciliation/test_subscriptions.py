@@ -108,6 +108,8 @@ class TestTakeUp:
         subscriber.deliver(subscriber.told())
         followed = known(subscriber)
         for statement in (
+            "DELETE FROM app_events",
+            "DELETE FROM money_movements",
             "DELETE FROM subscriptions",
             "DELETE FROM stripe_objects USING payments WHERE payment_id = payments.id AND kind = 'renewal'",
             "DELETE FROM stripe_events USING payments WHERE payment_id = payments.id AND payments.kind = 'renewal'",

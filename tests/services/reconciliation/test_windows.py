@@ -291,7 +291,7 @@ class TestWindow:
         shares.append(window.share_left)
         window.end_types()
 
-        assert shares == [1.0, 29 / 34, 24 / 34, 14 / 34]
+        assert shares == [1.0, 32 / 37, 27 / 37, 17 / 37]
         assert window.share_left == 0
 
     @pytest.mark.parametrize("columns", ["window_since = now()", "last_event_id = 'evt_1'", "types_left = '{}'"])
