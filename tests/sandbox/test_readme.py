@@ -25,6 +25,7 @@ from tests.web import clean_environment
 README = (ROOT / "README.md").read_text()
 # Some commands need to know where Stripe reaches the service.
 PUBLIC_URL = "https://pay.example.com"
+SERVICE = "http://127.0.0.1:3011"
 FOLDERS, FILES = ("app", "migrations", "openapi"), ("wsgi.py", "Makefile", "pyproject.toml")
 # What these tests are run with stands for what `make install` installs.
 MAKE = f'make() {{ command make --old-file=install VENV={shlex.quote(sys.prefix)} "$@"; }}\n'
@@ -216,9 +217,13 @@ class TestCommands:
     def test_each_that_the_table_names_works_in_a_second_terminal(self, sandbox: Sandbox, paid: Paid) -> None:
         commands = re.findall(r"^\| `(flask [^`]+)` \|", section("Production"), re.MULTILINE)
         assert len(commands) >= 5
+        told = sandbox.paste(f"curl -s '{SERVICE}/events?appId=demo&limit=1' -H 'X-API-Key: sandbox-api-key'")
+        event_id = json.loads(told)["events"][0]["eventId"]
 
         with ThreadPoolExecutor(2) as terminals:
-            lines = [f"export PUBLIC_URL={PUBLIC_URL}\n{each.replace('ID', paid.payment_id)}" for each in commands]
+            given = {"ID": paid.payment_id, "EVENT": event_id}
+            filled = [re.sub(r"\b(ID|EVENT)\b", lambda found: given[found[0]], each) for each in commands]
+            lines = [f"export PUBLIC_URL={PUBLIC_URL}\n{each}" for each in filled]
             answers = dict(zip(commands, terminals.map(sandbox.flask, lines), strict=True))
 
         assert paid.payment_id in answers["flask payments show ID"]
