@@ -69,8 +69,8 @@ BEYOND_A_SCHEMA = frozenset(
     }
 )
 
-# Where what a create answers is asked for next.
-LEADING = "^/(checkout|payment-intent|status|products|prices|coupons)(/|$)"
+# Where what a create answers is not asked for next.
+NOT_LEADING = "^/(?!checkout|payment-intent|status|products|prices|coupons)"
 
 CONFORMANCE = [
     status_code_conformance,
@@ -244,7 +244,7 @@ class TestDocument:
     ) -> None:
         answered: Counter[tuple[str, int]] = Counter()
 
-        class Caller(load_schema().include(path_regex=LEADING).as_state_machine()):  # type: ignore[misc]
+        class Caller(load_schema().exclude(path_regex=NOT_LEADING).as_state_machine()):  # type: ignore[misc]
             def get_call_kwargs(self, case: Case) -> dict[str, Any]:
                 prepare(case)
                 return call_options

@@ -1,5 +1,6 @@
 """The pages of the stand-ins: their tables, the checkout page, and where a customer comes back to."""
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import orjson
 import pytest
 
 from app.sandbox.tables import TABLES
+from tests.sandbox import test_told_app as told_app
 from tests.sandbox.conftest import Sandbox
+from tests.sandbox.test_keys import HEADERS
 
 SESSION = {
     "mode": "payment",
@@ -122,6 +125,11 @@ class TestTables:
             sandbox.control(f"charges/{intent.id}/{action}")
         run = {"clerkOrgId": "org_1", "appId": "shop", "serviceName": "caller", "taskName": "order"}
         sandbox.call("POST", "/runs-service/v1/runs", json=run, headers={"X-API-Key": "sandbox-runs-service"})
+
+        stored = {"appId": "demo", "provider": "stripe-service-events:1f0e", "apiKey": told_app.SECRET}
+        sandbox.call("POST", "/key-service/internal/app-keys", json=stored, headers=HEADERS)
+        body = json.dumps(told_app.EVENT)
+        assert told_app.tell(sandbox, body, body).status_code == 204
 
         assert '<tr role="row">' in shown_at(sandbox, table=table)
 
