@@ -237,11 +237,13 @@ class Time(AwareDateTime):
         is_written = isinstance(value, str) and len(value) <= MAX_TIME_LENGTH and _ISO_8601.fullmatch(value)
         if not is_written:
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+        read = super()._deserialize(value, attr, data, **kwargs)
         try:
             # PostgreSQL knows no offset of 16 hours and more.
-            return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
-        except OverflowError as error:
-            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from error
+            return read.astimezone(UTC)
+        except OverflowError:
+            # In UTC it is in no year from 1 to 9999.
+            return (datetime.min if read.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 class AppId(Text):

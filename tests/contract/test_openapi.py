@@ -255,7 +255,7 @@ class TestDocument:
 
         Caller.run(
             settings=settings(
-                max_examples=amount(30, 300),
+                max_examples=amount(60, 300),
                 stateful_step_count=8,
                 derandomize=True,
                 deadline=None,

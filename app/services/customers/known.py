@@ -87,6 +87,9 @@ class KnownCustomer:
 
 def find_known(app_id: str, org_id: str, *, services: Services) -> KnownCustomer | None:
     """An organisation's row, where it has one."""
+    # PostgreSQL knows no NUL, so no organisation has one.
+    if "\x00" in org_id:
+        return None
     rows = services.database.run(_FIND, app_id=app_id, org_id=org_id)
     return KnownCustomer(**rows[0]._asdict()) if rows else None
 
