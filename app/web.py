@@ -329,11 +329,13 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     def arguments(self, schema: type[Schema], **kwargs: Any) -> Any:
         """Document and read what a view takes; the schema is put together once, and not for each request."""
-        read = super().arguments(schema(), **kwargs)
+        loaded = schema()
+        read = super().arguments(loaded, **kwargs)
+        identity = {name: loaded.fields.get(name) for name in getattr(schema, "identity", ())}
 
         def decorate(view: Any) -> Any:
             reading = read(view)
-            reading._apidoc["identity"] = [*reading._apidoc.get("identity", ()), *getattr(schema, "identity", ())]
+            reading._apidoc["identity"] = {**reading._apidoc.get("identity", {}), **identity}
             return reading
 
         return decorate
@@ -383,19 +385,25 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
         )
 
 
-def _document_identity(doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Add the headers that stand in for fields to what an operation takes."""
+def _document_identity(doc: dict[str, Any], doc_info: dict[str, Any], *, api: Api, **_: Any) -> dict[str, Any]:
+    """Add the headers that stand in for fields, with the fields' rules, to what an operation takes."""
     headers = [
         {
             "in": "header",
             "name": IDENTITY_HEADERS[name],
             "required": False,
             "description": f"Stands in for `{camel_case(name)}`. Where both are sent, they have to be equal.",
-            "schema": {"type": "string"},
+            "schema": {"type": "string", **_rules_of(field, api)},
         }
-        for name in doc_info.get("identity", ())
+        for name, field in doc_info.get("identity", {}).items()
     ]
     return {**doc, "parameters": [*doc.get("parameters", ()), *headers]} if headers else doc
+
+
+def _rules_of(field: Field[Any] | None, api: Api) -> dict[str, Any]:
+    """What a field's header has to be, where the field is none of the path's; an empty header is as good as none."""
+    documented = api.ma_plugin.converter.field2property(field) if field else {}
+    return {rule: documented[rule] for rule in ("maxLength", "pattern") if rule in documented}
 
 
 def _by_status(statuses_or_codes: Iterable[int | str]) -> dict[int, list[str]]:
