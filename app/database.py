@@ -310,12 +310,11 @@ class Database:
         if not driver.closed and driver.info.transaction_status != TRANSACTION_STATUS_IDLE:
             with suppress(psycopg2.Error):
                 driver.cursor().execute("ROLLBACK")
-        if driver.closed:
-            # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes.
+        only_reads = isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.errors.ReadOnlySqlTransaction)
+        if driver.closed or only_reads:
+            # As SQLAlchemy does: this one is dropped, and those as old are replaced when their turn comes. The name may
+            # lead to another primary by now, and a session that began while there was none only reads for ever.
             self.engine.pool._invalidate(borrowed, error)
-        elif isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.errors.ReadOnlySqlTransaction):
-            # The name may lead to another primary by now. Others stay, on which reads go on.
-            borrowed.invalidate()
 
 
 def refuse_connections(engine: Engine) -> None:
