@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from flask import Flask
@@ -75,12 +76,19 @@ def settings(environment: dict[str, str]) -> Settings:
     return Settings.from_environment(environment).require_valid()
 
 
+@cache
+def application_of(settings: Settings) -> Flask:
+    """An application that many tests use, one after the other: what it knows is in its services."""
+    return create_app(settings)
+
+
 @pytest.fixture
 def app(settings: Settings) -> Iterator[Flask]:
-    """An application in this process, on an empty database."""
-    application = create_app(settings)
+    """An application in this process, as new, on an empty database."""
+    application = application_of(settings)
     with application.app_context():
         engine = application.extensions["sqlalchemy"].engine
+        application.extensions[EXTENSION_KEY] = Services.connect(settings, engine)
         with engine.begin() as connection:
             empty(connection)
     yield application

@@ -72,24 +72,27 @@ def dispose(application: Flask) -> None:
         application.extensions["sqlalchemy"].engine.dispose()
 
 
+# What refers to others comes first.
+TABLES = (
+    "app_events",
+    "event_endpoints",
+    "money_movements",
+    "customers",
+    "operations",
+    "stripe_objects",
+    "stripe_events",
+    "subscriptions",
+    "payments",
+    "event_cursors",
+    "api_keys",
+    "app_accounts",
+    "accounts",
+)
+
+
 def empty(connection: Connection) -> None:
     """Delete all rows, which is quicker here than to truncate."""
-    for table in (
-        "app_events",
-        "event_endpoints",
-        "money_movements",
-        "customers",
-        "operations",
-        "stripe_objects",
-        "stripe_events",
-        "subscriptions",
-        "payments",
-        "event_cursors",
-        "api_keys",
-    ):
-        connection.execute(text(f"DELETE FROM {table}"))
-    for table in ("app_accounts", "accounts"):
-        connection.execute(text(f"DELETE FROM {table}"))
+    connection.execute(text("; ".join(f"DELETE FROM {table}" for table in TABLES)))
 
 
 def database_address(database_url: str) -> tuple[str, int] | Path:

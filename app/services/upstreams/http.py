@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,10 +189,12 @@ def _new_pool(url: str) -> HTTPConnectionPool:
     return pool
 
 
+@cache
 def tls_context() -> ssl.SSLContext:
     """Trust the public authorities, and also those of the system or of SSL_CERT_FILE and SSL_CERT_DIR.
 
-    Neither replaces the other: one process speaks to Stripe, and to upstreams whose authority may be private.
+    Neither replaces the other: one process speaks to Stripe, and to upstreams whose authority may be private. All
+    connections share the one that is read first.
     """
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())

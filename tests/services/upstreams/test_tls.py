@@ -6,14 +6,14 @@ import ssl
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from app.errors import UpstreamTimeout, UpstreamUnavailable
-from app.services.upstreams.http import Transport
+from app.services.upstreams.http import Transport, tls_context
 from tests.services.upstreams import ALIEN, NAME, OK, READ_SIZE, answering, answering_once, ask, get, resolve, upstream
 
 DRIP_SECONDS = 0.05
@@ -73,6 +73,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(home / "server.pem", home / "key.pem")
     return Authority(home / "ca.pem", server)
+
+
+@pytest.fixture(autouse=True)
+def _read_anew() -> Iterator[None]:
+    """A process reads once whom it trusts; each of these tests plays another."""
+    tls_context.cache_clear()
+    yield
+    tls_context.cache_clear()
 
 
 @pytest.fixture
