@@ -9,6 +9,7 @@
 | sending      | none: its lease ends | due again: it is sent once more, under the same id                     |
 
 Of one subject, a payment or a subscription, an endpoint is sent one event at a time, in the order of their numbers.
+Threads send; one notes what has ended meanwhile, and what was taken in one transaction.
 """
 
 import binascii
@@ -18,9 +19,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import orjson
@@ -68,6 +70,8 @@ SEND_SECONDS = 10.0
 LEASE = timedelta(seconds=30)
 # How soon what is new is seen while others are being sent.
 LOOK_SECONDS = 0.25
+# How long what has ended waits for more, to be noted with it: a transaction for many costs little more than for one.
+LINGER_SECONDS = 0.02
 # Fewer free senders than this wait for others to be free, or for the next look: a claim of many costs as one of few.
 WORTH_A_CLAIM = SENDERS // 4
 
@@ -200,14 +204,16 @@ _call_next = (
     .values(next_attempt_at=func.now())
 )
 _end = update(Delivery).where(_is_held)
-_has_taken = (
-    update(EventEndpoint)
-    .where(EventEndpoint.id == _endpoint_id)
-    .values(
-        succeeded_count=EventEndpoint.succeeded_count + 1,
-        failing_since=null(),
-        concurrency=func.least(EventEndpoint.concurrency + 1, MOST_TO_ONE),
+_IS_BEHIND = (Delivery.state == DeliveryState.WAITING, Delivery.next_attempt_at > func.now())
+_call_next = (
+    update(Delivery)
+    .where(
+        Delivery.endpoint_id == _endpoint_id,
+        Delivery.subject == bindparam("subject", type_=Text),
+        Delivery.event_number > _number,
+        *_IS_BEHIND,
     )
+    .values(next_attempt_at=func.now())
 )
 _is_over = bindparam("is_gone", type_=Boolean) | (EventEndpoint.failing_since < func.now() - DISABLED_AFTER)
 # What comes back is whether the endpoint is disabled from this failure on.
@@ -225,7 +231,6 @@ _has_failed = (
     )
     .returning((EventEndpoint.disabled_at == func.now()).label("is_disabled_now"))
 )
-_DONE = Batch(_end.values(state=DeliveryState.DONE, ended_at=func.now(), **_said), _call_next, _has_taken)
 _DEAD = Batch(_end.values(state=DeliveryState.DEAD, ended_at=func.now(), **_said), _call_next, _has_failed)
 _until = func.now() + bindparam("delay", type_=Interval)
 _RETRY = Batch(_end.values(state=DeliveryState.WAITING, next_attempt_at=_until, **_said), _has_failed)
@@ -236,6 +241,45 @@ _PUT_BACK = Batch(
         attempts=Delivery.attempts - 1,
         last_error=bindparam("error"),
     )
+)
+
+# Of many at once: endpoints are locked in the order of their ids, so that no two workers wait for each other.
+_taken = select(
+    func.unnest(bindparam("numbers", type_=ARRAY(BigInteger))).label("number"),
+    func.unnest(bindparam("endpoint_ids", type_=ARRAY(Uuid))).label("endpoint_id"),
+    func.unnest(bindparam("subjects", type_=ARRAY(Text))).label("subject"),
+    func.unnest(bindparam("tokens", type_=ARRAY(Uuid))).label("token"),
+    func.unnest(bindparam("statuses", type_=ARRAY(Integer))).label("status"),
+).subquery("taken")
+_takers = select(_taken.c.endpoint_id, func.count().label("count")).group_by(_taken.c.endpoint_id).subquery("takers")
+_DONE = Batch(
+    select(EventEndpoint.id)
+    .where(EventEndpoint.id == any_(bindparam("endpoint_ids", type_=ARRAY(Uuid))))
+    .order_by(EventEndpoint.id)
+    .with_for_update(key_share=True),
+    update(Delivery)
+    .where(
+        Delivery.event_number == _taken.c.number,
+        Delivery.endpoint_id == _taken.c.endpoint_id,
+        Delivery.lease_token == _taken.c.token,
+        Delivery.state == DeliveryState.SENDING,
+    )
+    .values(state=DeliveryState.DONE, ended_at=func.now(), last_status=_taken.c.status, last_error=null()),
+    update(Delivery)
+    .where(
+        Delivery.endpoint_id == _taken.c.endpoint_id,
+        Delivery.subject == _taken.c.subject,
+        Delivery.event_number > _taken.c.number,
+        *_IS_BEHIND,
+    )
+    .values(next_attempt_at=func.now()),
+    update(EventEndpoint)
+    .where(EventEndpoint.id == _takers.c.endpoint_id)
+    .values(
+        succeeded_count=EventEndpoint.succeeded_count + _takers.c.count,
+        failing_since=null(),
+        concurrency=func.least(EventEndpoint.concurrency + _takers.c.count, MOST_TO_ONE),
+    ),
 )
 
 
@@ -255,8 +299,23 @@ class Claimed:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What a try came to; an error says why it failed.
+
+    :param pause: how long the endpoint asks to be left alone
+    :param is_sent: no when it could not be signed, which is no failure of the endpoint's
+    """
+
+    claimed: Claimed
+    status: int | None = None
+    error: str | None = None
+    pause: timedelta = timedelta()
+    is_sent: bool = True
+
+
+@dataclass(frozen=True)
 class Delivered:
-    """What a try came to; an error says why it failed."""
+    """What a try came to, and whether the endpoint is disabled by it."""
 
     claimed: Claimed
     status: int | None = None
@@ -265,7 +324,7 @@ class Delivered:
 
 
 class _Unsigned(Exception):
-    """key-service could not be asked for the secret: that is no failure of the endpoint's."""
+    """key-service could not be asked for the secret."""
 
 
 def deliver_events(services: Services, write: Write, *, command: str) -> Iterator[Delivered]:
@@ -275,7 +334,8 @@ def deliver_events(services: Services, write: Write, *, command: str) -> Iterato
 
     :param write: makes of an event what an endpoint is sent
     """
-    in_hand: dict[Future[Delivered], Claimed] = {}
+    in_hand: dict[Future[Tried], Claimed] = {}
+    ended: SimpleQueue[Future[Tried]] = SimpleQueue()
     looked_at = -LOOK_SECONDS
     with ThreadPoolExecutor(SENDERS) as senders:
         while True:
@@ -283,12 +343,26 @@ def deliver_events(services: Services, write: Write, *, command: str) -> Iterato
             if (is_time or len(in_hand) <= SENDERS - WORTH_A_CLAIM) and not services.stop.is_set:
                 looked_at = time.monotonic()
                 for claimed in claim(services, list(in_hand.values())):
-                    in_hand[senders.submit(_deliver, claimed, services, write, command)] = claimed
+                    sending = senders.submit(_try, claimed, services, write, command)
+                    in_hand[sending] = claimed
+                    sending.add_done_callback(ended.put)
             if not in_hand:
                 return
-            for ended in wait(in_hand, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done:
-                del in_hand[ended]
-                yield ended.result()
+            tries = list(_ended(ended))
+            for each in tries:
+                del in_hand[each]
+            yield from _note([each.result() for each in tries], services)
+
+
+def _ended(ended: "SimpleQueue[Future[Tried]]") -> Iterator[Future[Tried]]:
+    """All that end within moments; the first is waited for, until it is time to look again."""
+    try:
+        yield ended.get(timeout=LOOK_SECONDS)
+        ends_at = time.monotonic() + LINGER_SECONDS
+        while True:
+            yield ended.get(timeout=max(0.0, ends_at - time.monotonic()))
+    except Empty:
+        return
 
 
 def claim(services: Services, in_hand: Sequence[Claimed]) -> list[Claimed]:
@@ -339,54 +413,77 @@ def share(wanted: Mapping[uuid.UUID, int], free: int) -> dict[uuid.UUID, int]:
     return {endpoint_id: min(count, each) for endpoint_id, count in list(able.items())[:free]}
 
 
-def _deliver(claimed: Claimed, services: Services, write: Write, command: str) -> Delivered:
-    begin_request(app=claimed.app_id)
+def _note(tries: Sequence[Tried], services: Services) -> Iterator[Delivered]:
+    """Write down what tries came to. What can't be is sent once more when its lease has ended."""
+    taken = [each for each in tries if each.error is None]
     try:
-        return _send_and_note(claimed, services, write, command)
+        if taken:
+            _note_taken(taken, services)
+        for each in taken:
+            yield Delivered(each.claimed, each.status)
+        for each in tries:
+            if each.error is not None:
+                yield _note_failed(each, services)
     except DBAPIError as error:
         if not is_lock_conflict(error):
             raise
-        # It is sent once more when its lease has ended.
-        return Delivered(claimed, error="the database did not note it in time")
+        log.warning("the database did not note what was sent in time")
 
 
-def _send_and_note(claimed: Claimed, services: Services, write: Write, command: str) -> Delivered:
-    try:
-        delivered, wait_seconds = _send(claimed, services, write, command)
-    except _Unsigned as error:
-        values = {"error": str(error), "delay": PAUSES[0]}
-        services.database.run(_PUT_BACK, **_held(claimed), **values)
-        return Delivered(claimed, error=str(error))
-    if delivered.error is None:
-        services.database.run(_DONE, **_held(claimed), status=delivered.status, error=None)
-        return delivered
-    return _fail(delivered, timedelta(seconds=wait_seconds), services)
+def _note_taken(taken: Sequence[Tried], services: Services) -> None:
+    claimed = [each.claimed for each in taken]
+    services.database.run(
+        _DONE,
+        numbers=[each.event.number for each in claimed],
+        endpoint_ids=[each.endpoint_id for each in claimed],
+        subjects=[each.subject for each in claimed],
+        tokens=[each.token for each in claimed],
+        statuses=[each.status for each in taken],
+    )
 
 
-def _held(claimed: Claimed) -> dict[str, Any]:
-    return {
+def _note_failed(tried: Tried, services: Services) -> Delivered:
+    claimed = tried.claimed
+    held = {
         "number": claimed.event.number,
         "endpoint_id": claimed.endpoint_id,
         "subject": claimed.subject,
         "token": claimed.token,
+        "status": tried.status,
+        "error": tried.error,
     }
+    if not tried.is_sent:
+        services.database.run(_PUT_BACK, **held, delay=PAUSES[0])
+        return Delivered(claimed, error=tried.error)
+    values = {**held, "is_gone": tried.status == GONE, "pause": tried.pause or None}
+    if claimed.attempts > len(PAUSES):
+        rows = services.database.run(_DEAD, **values)
+    else:
+        pause = PAUSES[claimed.attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- no secret
+        rows = services.database.run(_RETRY, **values, delay=max(pause, tried.pause))
+    is_disabled = bool(rows and rows[0].is_disabled_now)
+    if is_disabled:
+        begin_request(app=claimed.app_id)
+        log.warning("event endpoint %s is disabled: %s", claimed.endpoint_id, tried.error)
+    return Delivered(claimed, tried.status, tried.error, is_disabled)
 
 
-def _send(claimed: Claimed, services: Services, write: Write, command: str) -> tuple[Delivered, float]:
-    """Send an event; return what came of it, and how long the endpoint asks to be left alone, in seconds.
-
-    :raises _Unsigned: when it could not be signed now.
-    """
+def _try(claimed: Claimed, services: Services, write: Write, command: str) -> Tried:
+    """Send an event once."""
+    begin_request(app=claimed.app_id)
     body = body_of(claimed.event, write)
     try:
         headers = _sign(claimed, body, services, command)
         answer = services.event_endpoints.send(claimed.url, body, headers, Deadline.after(SEND_SECONDS))
+    except _Unsigned as error:
+        return Tried(claimed, error=str(error), is_sent=False)
     except UpstreamError as error:
-        return Delivered(claimed, error=error.reason), 0.0
+        return Tried(claimed, error=error.reason)
     if 200 <= answer.status < 300:
-        return Delivered(claimed, answer.status), 0.0
-    wait_seconds = seconds_to_wait(answer.headers) if answer.status in ASKS_FOR_LESS else 0.0
-    return Delivered(claimed, answer.status, f"answered {answer.status}"), wait_seconds
+        return Tried(claimed, answer.status)
+    seconds = seconds_to_wait(answer.headers) if answer.status in ASKS_FOR_LESS else 0.0
+    pause = min(timedelta(seconds=seconds), LONGEST_PAUSE)
+    return Tried(claimed, answer.status, f"answered {answer.status}", pause)
 
 
 def body_of(event: Shown, write: Write) -> bytes:
@@ -428,24 +525,3 @@ def _secrets(claimed: Claimed, services: Services, command: str) -> list[str]:
         kept = services.keys.get(provider, claimed.app_id, context)
     newest, *former = kept.split(",")
     return [newest, *former[:1]] if claimed.has_two_secrets else [newest]
-
-
-def _fail(delivered: Delivered, asked: timedelta, services: Services) -> Delivered:
-    claimed = delivered.claimed
-    asked = min(asked, LONGEST_PAUSE)
-    values = {
-        **_held(claimed),
-        "status": delivered.status,
-        "error": delivered.error,
-        "is_gone": delivered.status == GONE,
-        "pause": asked or None,
-    }
-    if claimed.attempts > len(PAUSES):
-        rows = services.database.run(_DEAD, **values)
-    else:
-        pause = PAUSES[claimed.attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- no secret
-        rows = services.database.run(_RETRY, **values, delay=max(pause, asked))
-    is_disabled = bool(rows and rows[0].is_disabled_now)
-    if is_disabled:
-        log.warning("event endpoint %s is disabled: %s", claimed.endpoint_id, delivered.error)
-    return replace(delivered, is_disabled=is_disabled)

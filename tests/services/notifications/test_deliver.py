@@ -312,8 +312,7 @@ class TestTries:
         shop.make_due()
         shop.tell()
         assert [each.webhook_id for each in endpoint.told] == [str(lost.event.event_id)]
-        shop.services.database.run(delivery._RETRY, **delivery._held(lost), status=500, error="late", is_gone=False,
-                                   pause=None, delay=timedelta(hours=1))  # fmt: skip
+        list(delivery._note([delivery.Tried(lost, 500, "late")], shop.services))
         assert [row.state for row in shop.deliveries()] == ["done"]
 
 
