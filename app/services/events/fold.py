@@ -67,10 +67,11 @@ _learn = insert(StripeObject).from_select(["id", "app_id", "payment_id"], _new_i
 # By whether the payment has learned ids, and whether its app is told.
 _WRITE = {
     (False, False): Batch(_write),
-    (False, True): Batch(_write, TELL),
+    (False, True): Batch(_write, *TELL),
     (True, False): Batch(_write, _learn),
-    (True, True): Batch(_write, _learn, TELL),
+    (True, True): Batch(_write, _learn, *TELL),
 }
+_TELL = Batch(*TELL)
 
 # A payment's movements are few, and written anew as a whole. The payment's row is locked.
 _moved: Any = (
@@ -160,14 +161,19 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
     if "movements_digest" in changes:
         _write_movements(transaction, payment.payment_id, projection)
     types = types_of_change(payment, projection.state)
+    state_number = payment.state_number + bool(types)
+    ours = {"app_id": payment.app_id, "payment_id": payment.payment_id, "run_id": run_id, "ids": learned}
     told = told_of_payment(
         types,
         payment_id=payment.payment_id,
-        state_number=payment.state_number + bool(types),
+        state_number=state_number,
         data=data_of_change(payment, projection.state),
     )
-    ours = {"app_id": payment.app_id, "run_id": run_id, "ids": learned}
-    transaction.run_and_commit(_WRITE[bool(learned), bool(types)], **ours, **told, **asdict(projection.state))
+    # There are seldom two.
+    for earlier in told[:-1]:
+        transaction.run(_TELL, app_id=payment.app_id, **earlier)
+    last = told[-1] if told else {"state_number": state_number}
+    transaction.run_and_commit(_WRITE[bool(learned), bool(told)], **ours, **last, **asdict(projection.state))
     return Folded([*learned, *_renewals_of(changes)], changes)
 
 

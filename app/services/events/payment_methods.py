@@ -25,7 +25,7 @@ _OWNERS = Batch(
         Customer.deleted_at.is_(None),
     )
 )
-_TELL = Batch(TELL_ONCE)
+_TELL = Batch(*TELL_ONCE)
 
 
 def tell_of_payment_method(event: Event, *, app_id: str | None, transaction: Transaction) -> None:

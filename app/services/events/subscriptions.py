@@ -64,7 +64,7 @@ _READ = Batch(
         Subscription.app_id == bindparam("app_id", type_=Text), Subscription.id == bindparam("subscription_id")
     )
 )
-_TELL = Batch(TELL)
+_TELL = Batch(*TELL)
 
 # Of payments, the subscriptions that nobody has followed: Stripe is to be asked what they are, and for their invoices.
 TAKE_UP = Batch(
@@ -106,11 +106,10 @@ def save_subscription(
     types = types_of_subscription_change(before, projection.state)
     state = columns_of(projection.state) | {"state_number": before.state_number + bool(types)}
     transaction.run(_SAVE, is_settled=projection.is_settled, after=RECHECK_AFTER, **names, **state)
-    if types:
-        told = told_of_subscription(
-            types,
-            subscription_id=subscription_id,
-            state_number=before.state_number + 1,
-            data=data_of_subscription_change(before, projection.state),
-        )
+    for told in told_of_subscription(
+        types,
+        subscription_id=subscription_id,
+        state_number=before.state_number + 1,
+        data=data_of_subscription_change(before, projection.state),
+    ):
         transaction.run(_TELL, app_id=app_id, **told)

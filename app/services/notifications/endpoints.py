@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, Uuid, any_, bindparam, delete, func, insert, null, or_, select, tuple_, update
+from sqlalchemy import Text, Uuid, bindparam, delete, func, insert, null, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 from app.database import Batch
 from app.errors import InvalidRequest, NoStripeKey, NotFound
 from app.models import AppEvent, AppEventType, Delivery, DeliveryState, EventEndpoint
 from app.services import Services
-from app.services.events.outbox import ADD_EVENTS
+from app.services.events.outbox import ADD_EVENT, told_of_ping
 from app.services.notifications.app_events import AGAIN, undelivered
 from app.services.upstreams.call_context import CallContext
 from app.services.upstreams.keys import provider_of_endpoint
@@ -94,11 +94,11 @@ _DELETE_DELIVERIES = Batch(
 _DELETE = Batch(delete(EventEndpoint).where(_is_own))
 
 _PING = Batch(
-    ADD_EVENTS,
+    ADD_EVENT,
     insert(Delivery).from_select(
         ["event_number", "endpoint_id", "subject"],
         select(AppEvent.number, bindparam("endpoint_id", type_=Uuid), bindparam("subject", type_=Text)).where(
-            AppEvent.id == any_(bindparam("event_ids", type_=ARRAY(Uuid)))
+            AppEvent.id == bindparam("event_id", type_=Uuid)
         ),
     ),
 )
@@ -212,10 +212,7 @@ def ping_endpoint(endpoint_id: str, *, app_id: str, services: Services) -> None:
     """
     own = _own(endpoint_id, app_id)
     _require(services.database.run(_FIND, **own))
-    event_id = uuid.uuid4()
-    nothing: dict[str, Any] = {"payment_id": None, "subscription_id": None, "state_number": None, "data": {}}
-    told = {"event_ids": [event_id], "types": [str(AppEventType.PING)], "subject": str(event_id), **nothing}
-    services.database.run(_PING, **own, **told)
+    services.database.run(_PING, **own, **told_of_ping(uuid.uuid4()))
 
 
 def redeliver_dead(
