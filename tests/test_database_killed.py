@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from tests.web import WebProcess
 from tests.webhooks import event, try_to_deliver
 
-KILLS = amount(3, 20)
+KILLS = amount(2, 20)
 SENDERS = 8
 # A server that loses nothing when it is killed; that of the other tests may.
 SERVER = "crashes"

@@ -80,13 +80,13 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("contract")]
 
 CONFIG = schemathesis.Config.from_dict(
     {
         "seed": 1,
         "auth": {"openapi": {"ApiKey": {"api_key": API_KEY}}},
-        "generation": {"max-examples": amount(10, 400), "deterministic": True},
+        "generation": {"max-examples": amount(5, 400), "deterministic": True},
         # Answers hold random ids: what is drawn from them would differ from run to run.
         "phases": {"fuzzing": {"error-feedback": {"enabled": False}, "extra-data-sources": {"responses": False}}},
         "dictionaries": {key: {"values": values} for key, values in KNOWN.items()},

@@ -37,7 +37,7 @@ ACTIONS: list[tuple[str | None, str, dict[str, Any]]] = [
     (None, "cancel", {"reason": "abandoned"}),
 ]
 BODIES = {"/checkout/create": checkout, "/payment-intent/create": intent}
-KILLS = amount(8, 200)
+KILLS = amount(5, 200)
 MOST_SECONDS_BETWEEN_KILLS = 0.8
 CALLERS = 6
 LEASE_SECONDS = 4.0

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -59,6 +60,26 @@ def booked(owner: Owner) -> Json:
     }
 
 
+def booked_by_month(owner: Owner) -> dict[str, Counter[str]]:
+    """Of each month of the stand-in's clock, what came in, went back and was disputed in it."""
+    months: dict[str, Counter[str]] = {}
+    for kind, amount in (("charge", "amount_captured"), ("refund", "amount"), ("dispute", "amount")):
+        for each in objects_of(owner.stand_ins, kind):
+            month = datetime.fromtimestamp(each["created"], UTC).strftime("%Y-%m-01")
+            months.setdefault(month, Counter())[kind] += each[amount]
+    return {month: +sums for month, sums in months.items() if +sums}
+
+
+def told_by_month(owner: Owner) -> dict[str, Counter[str]]:
+    """The same, as callers are told by statistics."""
+    names = {"charge": "grossInCents", "refund": "refundedInCents", "dispute": "disputedInCents"}
+    months = {}
+    for period in owner.client.get("/stats?appId=shop&groupBy=month").json["periods"]:
+        (usd,) = period["currencies"]
+        months[period["start"][:10]] = +Counter({kind: usd[name] for kind, name in names.items()})
+    return {month: sums for month, sums in months.items() if sums}
+
+
 def told(owner: Owner) -> Json:
     """The same, as callers are told by statistics and lists."""
     stats = owner.client.get("/stats?appId=shop").json
@@ -93,7 +114,14 @@ def test_two_years_agree_to_the_cent(
             random.Random(3).shuffle(events)
         owner.deliver(events)
 
-    assert told(owner) == booked(owner)
+    books = booked(owner)
+    assert told(owner) == books
+    assert told_by_month(owner) == booked_by_month(owner)
+    assert len(told_by_month(owner)) == MONTHS
+    (total,) = owner.client.get("/summary/by-org/org_1?appId=shop").json["totals"]
+    lost = {"lostInCents": books["disputed"], "netInCents": books["gross"] - books["refunded"] - books["disputed"]}
+    of_stats = {"payments": books["payments"], "grossInCents": books["gross"]}
+    assert total.items() >= (lost | of_stats | {"refundedInCents": books["refunded"]}).items()
     assert told(owner)["payments"] == 1 + MONTHS + 1
     statuses = Counter(payment["status"] for payment in owner.payments())
     assert statuses == {"succeeded": 22, "failed": 1, "partially_refunded": 1, "disputed": 1}

@@ -336,7 +336,7 @@ def deliver_all(web: WebProcess, told: list[dict[str, Any]], *, threads: int) ->
 
 @pytest.mark.soak
 class TestConcurrency:
-    PAYMENTS = amount(300, 2000)
+    PAYMENTS = amount(120, 2000)
 
     def test_it_comes_to_one_state_whatever_is_delivered_at_the_same_time(
         self, web: WebProcess, client: FlaskClient, db: Connection
