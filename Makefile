@@ -43,16 +43,16 @@ clean: ## Remove what can be made anew; the data of `make run` stays
 	find . -name __pycache__ -not -path './.sandbox/*' -prune -exec rm -rf {} +
 
 test: install ## Run all tests
-	$(PY) pytest -n 2 --dist loadgroup
+	$(PY) pytest -n 2
 
 test-unit: install ## Run the tests that need neither PostgreSQL nor the stand-ins
-	$(PY) pytest -n 2 --dist loadgroup -m "not integration"
+	$(PY) pytest -n 2 -m "not integration"
 
 test-integration: install ## Run the tests on PostgreSQL and the stand-ins
-	$(PY) pytest -n 2 --dist loadgroup -m integration
+	$(PY) pytest -n 2 -m integration
 
 soak: install ## Run the tests that can do more with far more: some fifteen minutes
-	SOAK=1 $(PY) pytest -n 2 --dist loadgroup -v -m soak
+	SOAK=1 $(PY) pytest -n 2 -v -m soak
 
 bench: install ## Measure each route's CPU, of the service and of PostgreSQL, next to that of a bare Flask route
 	$(PY) tests.bench.routes --latency 150

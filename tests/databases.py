@@ -72,6 +72,12 @@ def dispose(application: Flask) -> None:
         application.extensions["sqlalchemy"].engine.dispose()
 
 
+# How many wait for a lock, of a row or of anything else, also as seen by the transaction that holds it. Tests of other
+# processes wait in databases of their own.
+WAITING = text(
+    "SELECT count(*) FROM pg_locks AS wanted WHERE NOT granted AND EXISTS (SELECT FROM pg_locks AS held"
+    " JOIN pg_database ON oid = held.database WHERE held.pid = wanted.pid AND datname = current_database())"
+)
 # What refers to others comes first.
 TABLES = (
     "app_events",

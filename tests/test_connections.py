@@ -28,9 +28,6 @@ from tests.waiting import wait_until
 from tests.web import API_KEY, WebProcess
 from tests.webhooks import sign
 
-# What these tests share takes seconds to start: one process runs them.
-pytestmark = pytest.mark.xdist_group("connections")
-
 THREADS = 4
 LIMIT = 1024 * 1024
 # Of a process: `worker_connections` in app/gunicorn_config.py, which can't be imported without settings.

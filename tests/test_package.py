@@ -15,9 +15,6 @@ import pytest
 from app.version import VERSION
 from tests.web import clean_environment
 
-# What these tests share takes seconds to start: one process runs them.
-pytestmark = pytest.mark.xdist_group("package")
-
 ROOT = Path(__file__).parents[1]
 SOURCES = ("app", "migrations", "openapi")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "wsgi.py")

@@ -24,6 +24,8 @@ LOOK_SECONDS = 1.0
 # After the last call's deadline, for what is then written and said.
 LAST_SECONDS = 5.0
 
+ENDING = "asked to end: what is in hand is finished, and nothing else is begun"
+
 
 @click.command("worker", cls=ServiceCommand)
 @as_json
@@ -51,6 +53,7 @@ def take_turns(
     # The system may give a signal to any thread, and its handler runs here, when this one runs the next time.
     while not stop.is_set:
         stop.wait(LOOK_SECONDS)
+    log.info(ENDING)
     ends_at = time.monotonic() + grace_seconds
     for repetition in crew:
         repetition.end(max(0.0, ends_at - time.monotonic()))

@@ -19,7 +19,7 @@ from app.services.events.stripe_event import unreadable_event
 from app.services.operators.replay import PAGE
 from tests.cli import Run
 from tests.cli.processes import Command
-from tests.databases import dispose
+from tests.databases import WAITING, dispose
 from tests.factories import intent
 from tests.webhooks import deliver, event, paid_intent
 
@@ -170,8 +170,7 @@ class TestReplayAll:
         db.execute(text("BEGIN"))
         db.execute(text("SELECT 1 FROM payments WHERE id = :id FOR UPDATE"), {"id": last})
         with Command.start("events", "replay", "--all", environment=environment) as command:
-            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            command.wait_until(lambda: db.execute(waits).scalar_one(), what="a lock")
+            command.wait_until(lambda: db.execute(WAITING).scalar_one(), what="a lock")
             assert command.end(number) == 130
             complained = command.complained()
         db.execute(text("ROLLBACK"))

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.cli.jobs import Job
 from app.cli.printing import Printer
-from app.cli.worker import take_turns
+from app.cli.worker import ENDING, take_turns
 from app.errors import UpstreamUnavailable
 from app.services.stopping import Stop
 from tests.cli.processes import PATIENCE_SECONDS, Command, Gate
@@ -328,6 +328,7 @@ class TestSignals:
         with Command.start("worker", environment=held) as worker:
             worker.wait_until(lambda: gate.arrived.is_set() and in_hand(), what="all that is in hand")
             os.kill(worker.process.pid, number)
+            worker.wait_until(lambda: ENDING in worker.logged(), what="the signal to be taken")
             gate.opened.set()
             assert worker.process.wait(PATIENCE_SECONDS) == 0
             assert worker.complained() == []

@@ -80,7 +80,7 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 
-pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("contract")]
+pytestmark = pytest.mark.soak
 
 CONFIG = schemathesis.Config.from_dict(
     {

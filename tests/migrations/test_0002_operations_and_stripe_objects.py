@@ -41,7 +41,6 @@ from tests.webhooks import deliver, event, try_to_deliver
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.xdist_group("upgraded"),
     pytest.mark.skipif(not is_known_to_git(), reason="the version before is known to git only"),
 ]
 

@@ -31,7 +31,7 @@ FOLDERS, FILES = ("app", "migrations", "openapi"), ("wsgi.py", "Makefile", "pypr
 MAKE = f'make() {{ command make --old-file=install VENV={shlex.quote(sys.prefix)} "$@"; }}\n'
 SHOWN_ID = re.compile(r"status/([0-9a-f-]{36})")
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("readme")]
+pytestmark = pytest.mark.integration
 
 
 def section(title: str) -> str:

@@ -14,6 +14,7 @@ from app.services import Services
 from app.services.events.receive import receive_event
 from app.services.events.stripe_event import Event
 from app.services.reconciliation.waiting_events import rejoin_waiting_events
+from tests.databases import WAITING
 from tests.factories import checkout, intent
 from tests.services.events.test_receive import deliver_all
 from tests.stand_ins import StandIns
@@ -28,7 +29,6 @@ AT_ONCE = 16
 MOST_SECONDS_HELD = 2.0
 
 _DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-_WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 
 
 def paid(client: FlaskClient) -> str:
@@ -62,12 +62,12 @@ def deliver_at_once(web: WebProcess, told: list[dict[str, Any]], *, db: Connecti
 
 
 def until_they_wait(delivery: "Future[None]", count: int, db: Connection) -> None:
-    wait_until(lambda: delivery.done() or db.execute(_WAITING).scalar_one(), seconds=30, what="one that waits")
+    wait_until(lambda: delivery.done() or db.execute(WAITING).scalar_one(), seconds=30, what="one that waits")
     try:
-        wait_until(lambda: db.execute(_WAITING).scalar_one() >= count, seconds=MOST_SECONDS_HELD, what="all to wait")
+        wait_until(lambda: db.execute(WAITING).scalar_one() >= count, seconds=MOST_SECONDS_HELD, what="all to wait")
     except AssertionError:
         # On a machine that is busy with others, some come later.
-        assert db.execute(_WAITING).scalar_one() >= count / 2
+        assert db.execute(WAITING).scalar_one() >= count / 2
 
 
 @pytest.fixture(scope="class")

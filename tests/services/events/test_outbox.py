@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.services import Services
 from app.services.events.receive import fold_again
+from tests.databases import WAITING
 from tests.factories import checkout, intent
 from tests.webhooks import deliver, event, paid_intent
 
@@ -138,8 +139,7 @@ class TestDeliveries:
         with db.engine.connect() as deleting, ThreadPoolExecutor(1) as pool:
             deleting.exec_driver_sql("BEGIN; DELETE FROM event_endpoints")
             answer = pool.submit(deliver, client, body)
-            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            while not db.execute(waiting).scalar_one() and not answer.done():
+            while not db.execute(WAITING).scalar_one() and not answer.done():
                 pass
             deleting.exec_driver_sql("COMMIT")
             assert answer.result().status_code == 200

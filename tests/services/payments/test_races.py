@@ -16,9 +16,6 @@ from tests.stand_ins import StandIns
 from tests.waiting import wait_until
 from tests.web import WebProcess
 
-# What these tests share takes seconds to start: one process runs them.
-pytestmark = pytest.mark.xdist_group("races")
-
 THREADS = 50
 PAIRS = 6
 UNEXPECTED = "payment_intent_unexpected_state"
