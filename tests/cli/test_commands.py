@@ -52,7 +52,7 @@ LINES = {
 NEED_NOTHING = ["endpoints types", "sandbox", "version"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def app() -> Flask:
     """An application without settings."""
     return create_app(Settings.from_environment({}))
