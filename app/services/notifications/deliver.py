@@ -9,7 +9,7 @@
 | sending      | none: its lease ends | due again: it is sent once more, under the same id                     |
 
 Of one subject, a payment or a subscription, an endpoint is sent one event at a time, in the order of their numbers.
-Threads send; one notes what has ended meanwhile, and what was taken in one transaction.
+Many threads send. One notes what has ended meanwhile: all that was taken in one transaction.
 """
 
 import binascii
@@ -37,6 +37,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    cast,
     func,
     null,
     or_,
@@ -180,46 +181,55 @@ _READ = Batch(
     )
 )
 
-_endpoint_id = bindparam("endpoint_id", type_=Uuid)
-_number = bindparam("number", type_=BigInteger)
-_is_held = (
-    (Delivery.event_number == _number)
-    & (Delivery.endpoint_id == _endpoint_id)
-    & (Delivery.lease_token == bindparam("token", type_=Uuid))
-    & (Delivery.state == DeliveryState.SENDING)
+# Deliveries in our hands, and what the try of each came to.
+_tried = select(
+    func.unnest(bindparam("numbers", type_=ARRAY(BigInteger))).label("number"),
+    func.unnest(bindparam("endpoint_ids", type_=ARRAY(Uuid))).label("endpoint_id"),
+    func.unnest(bindparam("subjects", type_=ARRAY(Text))).label("subject"),
+    func.unnest(bindparam("tokens", type_=ARRAY(Uuid))).label("token"),
+    func.unnest(cast(bindparam("statuses"), ARRAY(Integer))).label("status"),
+    func.unnest(cast(bindparam("errors"), ARRAY(Text))).label("error"),
+).subquery("tried")
+_end = update(Delivery).where(
+    Delivery.event_number == _tried.c.number,
+    Delivery.endpoint_id == _tried.c.endpoint_id,
+    Delivery.lease_token == _tried.c.token,
+    Delivery.state == DeliveryState.SENDING,
 )
-_said = {
-    "last_status": bindparam("status", type_=Integer),
-    "last_error": bindparam("error", type_=Text),
-}
+_said = {"last_status": _tried.c.status, "last_error": _tried.c.error}
 _call_next = (
     update(Delivery)
     .where(
-        Delivery.endpoint_id == _endpoint_id,
-        Delivery.subject == bindparam("subject", type_=Text),
+        Delivery.endpoint_id == _tried.c.endpoint_id,
+        Delivery.subject == _tried.c.subject,
         Delivery.state == DeliveryState.WAITING,
-        Delivery.event_number > _number,
+        Delivery.event_number > _tried.c.number,
         Delivery.next_attempt_at > func.now(),
     )
     .values(next_attempt_at=func.now())
 )
-_end = update(Delivery).where(_is_held)
-_IS_BEHIND = (Delivery.state == DeliveryState.WAITING, Delivery.next_attempt_at > func.now())
-_call_next = (
-    update(Delivery)
-    .where(
-        Delivery.endpoint_id == _endpoint_id,
-        Delivery.subject == bindparam("subject", type_=Text),
-        Delivery.event_number > _number,
-        *_IS_BEHIND,
+# Of many, in the order of their ids: so no two workers wait for each other.
+_lock_endpoints = (
+    select(EventEndpoint.id)
+    .where(EventEndpoint.id == any_(bindparam("endpoint_ids", type_=ARRAY(Uuid))))
+    .order_by(EventEndpoint.id)
+    .with_for_update(key_share=True)
+)
+_takers = select(_tried.c.endpoint_id, func.count().label("count")).group_by(_tried.c.endpoint_id).subquery("takers")
+_have_taken = (
+    update(EventEndpoint)
+    .where(EventEndpoint.id == _takers.c.endpoint_id)
+    .values(
+        succeeded_count=EventEndpoint.succeeded_count + _takers.c.count,
+        failing_since=null(),
+        concurrency=func.least(EventEndpoint.concurrency + _takers.c.count, MOST_TO_ONE),
     )
-    .values(next_attempt_at=func.now())
 )
 _is_over = bindparam("is_gone", type_=Boolean) | (EventEndpoint.failing_since < func.now() - DISABLED_AFTER)
 # What comes back is whether the endpoint is disabled from this failure on.
 _has_failed = (
     update(EventEndpoint)
-    .where(EventEndpoint.id == _endpoint_id)
+    .where(EventEndpoint.id == _tried.c.endpoint_id)
     .values(
         failed_count=EventEndpoint.failed_count + 1,
         failing_since=func.coalesce(EventEndpoint.failing_since, func.now()),
@@ -231,6 +241,9 @@ _has_failed = (
     )
     .returning((EventEndpoint.disabled_at == func.now()).label("is_disabled_now"))
 )
+_DONE = Batch(
+    _lock_endpoints, _end.values(state=DeliveryState.DONE, ended_at=func.now(), **_said), _call_next, _have_taken
+)
 _DEAD = Batch(_end.values(state=DeliveryState.DEAD, ended_at=func.now(), **_said), _call_next, _has_failed)
 _until = func.now() + bindparam("delay", type_=Interval)
 _RETRY = Batch(_end.values(state=DeliveryState.WAITING, next_attempt_at=_until, **_said), _has_failed)
@@ -239,47 +252,8 @@ _PUT_BACK = Batch(
         state=DeliveryState.WAITING,
         next_attempt_at=_until,
         attempts=Delivery.attempts - 1,
-        last_error=bindparam("error"),
+        last_error=_tried.c.error,
     )
-)
-
-# Of many at once: endpoints are locked in the order of their ids, so that no two workers wait for each other.
-_taken = select(
-    func.unnest(bindparam("numbers", type_=ARRAY(BigInteger))).label("number"),
-    func.unnest(bindparam("endpoint_ids", type_=ARRAY(Uuid))).label("endpoint_id"),
-    func.unnest(bindparam("subjects", type_=ARRAY(Text))).label("subject"),
-    func.unnest(bindparam("tokens", type_=ARRAY(Uuid))).label("token"),
-    func.unnest(bindparam("statuses", type_=ARRAY(Integer))).label("status"),
-).subquery("taken")
-_takers = select(_taken.c.endpoint_id, func.count().label("count")).group_by(_taken.c.endpoint_id).subquery("takers")
-_DONE = Batch(
-    select(EventEndpoint.id)
-    .where(EventEndpoint.id == any_(bindparam("endpoint_ids", type_=ARRAY(Uuid))))
-    .order_by(EventEndpoint.id)
-    .with_for_update(key_share=True),
-    update(Delivery)
-    .where(
-        Delivery.event_number == _taken.c.number,
-        Delivery.endpoint_id == _taken.c.endpoint_id,
-        Delivery.lease_token == _taken.c.token,
-        Delivery.state == DeliveryState.SENDING,
-    )
-    .values(state=DeliveryState.DONE, ended_at=func.now(), last_status=_taken.c.status, last_error=null()),
-    update(Delivery)
-    .where(
-        Delivery.endpoint_id == _taken.c.endpoint_id,
-        Delivery.subject == _taken.c.subject,
-        Delivery.event_number > _taken.c.number,
-        *_IS_BEHIND,
-    )
-    .values(next_attempt_at=func.now()),
-    update(EventEndpoint)
-    .where(EventEndpoint.id == _takers.c.endpoint_id)
-    .values(
-        succeeded_count=EventEndpoint.succeeded_count + _takers.c.count,
-        failing_since=null(),
-        concurrency=func.least(EventEndpoint.concurrency + _takers.c.count, MOST_TO_ONE),
-    ),
 )
 
 
@@ -414,48 +388,38 @@ def share(wanted: Mapping[uuid.UUID, int], free: int) -> dict[uuid.UUID, int]:
 
 
 def _note(tries: Sequence[Tried], services: Services) -> Iterator[Delivered]:
-    """Write down what tries came to. What can't be is sent once more when its lease has ended."""
-    taken = [each for each in tries if each.error is None]
+    """Write down what tries came to: what was taken together, and each failure by itself."""
+    if taken := [each for each in tries if each.error is None]:
+        yield from _unless_locked(taken, _note_taken, services)
+    for each in tries:
+        if each.error is not None:
+            yield from _unless_locked([each], _note_failed, services)
+
+
+def _unless_locked(
+    tries: Sequence[Tried], note: Callable[[Sequence[Tried], Services], list[Delivered]], services: Services
+) -> list[Delivered]:
+    """Note tries. What the database doesn't note in time is sent once more when its lease has ended."""
     try:
-        if taken:
-            _note_taken(taken, services)
-        for each in taken:
-            yield Delivered(each.claimed, each.status)
-        for each in tries:
-            if each.error is not None:
-                yield _note_failed(each, services)
+        return note(tries, services)
     except DBAPIError as error:
         if not is_lock_conflict(error):
             raise
-        log.warning("the database did not note what was sent in time")
+        return [Delivered(each.claimed, error="the database did not note it in time") for each in tries]
 
 
-def _note_taken(taken: Sequence[Tried], services: Services) -> None:
-    claimed = [each.claimed for each in taken]
-    services.database.run(
-        _DONE,
-        numbers=[each.event.number for each in claimed],
-        endpoint_ids=[each.endpoint_id for each in claimed],
-        subjects=[each.subject for each in claimed],
-        tokens=[each.token for each in claimed],
-        statuses=[each.status for each in taken],
-    )
+def _note_taken(tries: Sequence[Tried], services: Services) -> list[Delivered]:
+    services.database.run(_DONE, **_values(tries))
+    return [Delivered(each.claimed, each.status) for each in tries]
 
 
-def _note_failed(tried: Tried, services: Services) -> Delivered:
+def _note_failed(tries: Sequence[Tried], services: Services) -> list[Delivered]:
+    (tried,) = tries
     claimed = tried.claimed
-    held = {
-        "number": claimed.event.number,
-        "endpoint_id": claimed.endpoint_id,
-        "subject": claimed.subject,
-        "token": claimed.token,
-        "status": tried.status,
-        "error": tried.error,
-    }
     if not tried.is_sent:
-        services.database.run(_PUT_BACK, **held, delay=PAUSES[0])
-        return Delivered(claimed, error=tried.error)
-    values = {**held, "is_gone": tried.status == GONE, "pause": tried.pause or None}
+        services.database.run(_PUT_BACK, **_values(tries), delay=PAUSES[0])
+        return [Delivered(claimed, error=tried.error)]
+    values = {**_values(tries), "is_gone": tried.status == GONE, "pause": tried.pause or None}
     if claimed.attempts > len(PAUSES):
         rows = services.database.run(_DEAD, **values)
     else:
@@ -465,7 +429,19 @@ def _note_failed(tried: Tried, services: Services) -> Delivered:
     if is_disabled:
         begin_request(app=claimed.app_id)
         log.warning("event endpoint %s is disabled: %s", claimed.endpoint_id, tried.error)
-    return Delivered(claimed, tried.status, tried.error, is_disabled)
+    return [Delivered(claimed, tried.status, tried.error, is_disabled)]
+
+
+def _values(tries: Sequence[Tried]) -> dict[str, Any]:
+    claimed = [each.claimed for each in tries]
+    return {
+        "numbers": [each.event.number for each in claimed],
+        "endpoint_ids": [each.endpoint_id for each in claimed],
+        "subjects": [each.subject for each in claimed],
+        "tokens": [each.token for each in claimed],
+        "statuses": [each.status for each in tries],
+        "errors": [each.error for each in tries],
+    }
 
 
 def _try(claimed: Claimed, services: Services, write: Write, command: str) -> Tried:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import svix.webhooks
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.services.notifications import deliver as delivery
 from app.services.notifications.deliver import MAX_BODY_BYTES, MOST_TO_ONE, PAUSES, SENDERS, share
+from tests.databases import WAITING
 from tests.receivers import Receiver, Told
 from tests.services.notifications.conftest import Shop
 from tests.stand_ins import StandIns
@@ -314,6 +315,77 @@ class TestTries:
         assert [each.webhook_id for each in endpoint.told] == [str(lost.event.event_id)]
         list(delivery._note([delivery.Tried(lost, 500, "late")], shop.services))
         assert [row.state for row in shop.deliveries()] == ["done"]
+
+
+class TestNote:
+    def test_one_that_takes_again_is_counted_trusted_and_sent_more(
+        self, shop: Shop, listening: Listening, endpoint: Receiver, db: Connection
+    ) -> None:
+        listening("/", "500", "200")
+        state = text("SELECT failing_since, concurrency, succeeded_count, failed_count FROM event_endpoints")
+        shop.create()
+        shop.tell()
+        failing = db.execute(state).one()
+        for _ in range(3):
+            shop.create()
+        shop.make_due()
+        shop.tell()
+        taking = db.execute(state).one()
+        for _ in range(MOST_TO_ONE):
+            shop.create()
+        shop.tell()
+
+        assert failing.failing_since is not None
+        assert tuple(failing[1:]) == (2, 0, 1)
+        assert tuple(taking) == (None, 2 + 4, 4, 1)
+        assert tuple(db.execute(state).one()) == (None, MOST_TO_ONE, 4 + MOST_TO_ONE, 1)
+
+    def test_who_has_lost_its_lease_notes_nothing(self, shop: Shop, listening: Listening) -> None:
+        """Fails when a late answer ends what another worker has in hand."""
+        listening()
+        shop.create()
+        (late,) = delivery.claim(shop.services, [])
+        shop.make_due()
+        (held,) = delivery.claim(shop.services, [])
+        for tried in (delivery.Tried(late, 200), delivery.Tried(late, 500, "answered 500")):
+            list(delivery._note([tried], shop.services))
+
+        assert [(row.state, row.lease_token) for row in shop.deliveries()] == [("sending", held.token)]
+
+    def test_what_can_not_be_noted_is_sent_again_and_hides_nothing_else(
+        self, shop: Shop, listening: Listening, endpoint: Receiver
+    ) -> None:
+        """Fails when one lock that isn't to be had leaves others' tries unnoted."""
+        held, free = listening("/held", "500"), listening("/free", "500")
+        shop.create()
+        with shop.db.engine.connect() as holding:
+            holding.exec_driver_sql("BEGIN")
+            holding.execute(text("SELECT 1 FROM event_endpoints WHERE id = :id FOR UPDATE"), {"id": held})
+            errors = {str(each.claimed.endpoint_id): each.error for each in shop.tell()}
+            holding.exec_driver_sql("ROLLBACK")
+
+        assert errors == {held: "the database did not note it in time", free: "answered 500"}
+        assert {str(row.endpoint_id): row.state for row in shop.deliveries()} == {held: "sending", free: "waiting"}
+        shop.make_due()
+        shop.tell()
+        assert len({each.webhook_id for each in endpoint.told_at("/held")}) == 1
+        assert len(endpoint.told_at("/held")) == 2
+
+    def test_endpoints_are_locked_in_the_order_of_their_ids(self, shop: Shop, listening: Listening) -> None:
+        """Fails when two workers that note what the same endpoints have taken can wait for each other."""
+        small, *_, large = sorted(listening(f"/{number}") for number in range(8))
+        shop.create()
+        taken = [delivery.Tried(each, 200) for each in delivery.claim(shop.services, [])]
+        assert len(taken) == 8
+        lock = text("SELECT 1 FROM event_endpoints WHERE id = :id FOR UPDATE NOWAIT")
+        with shop.db.engine.connect() as holding, ThreadPoolExecutor(1) as pool:
+            holding.exec_driver_sql("BEGIN")
+            holding.execute(lock, {"id": small})
+            noting = pool.submit(list, delivery._note(list(reversed(taken)), shop.services))
+            wait_until(lambda: shop.db.execute(WAITING).scalar_one(), seconds=2, what="the first lock")
+            shop.db.execute(lock, {"id": large})
+            holding.exec_driver_sql("ROLLBACK")
+            assert [each.error for each in noting.result()] == [None] * 8
 
 
 class TestFairness:
