@@ -161,19 +161,13 @@ def _save_and_commit(transaction: Transaction, payment: Any, projection: Project
     if "movements_digest" in changes:
         _write_movements(transaction, payment.payment_id, projection)
     types = types_of_change(payment, projection.state)
-    state_number = payment.state_number + bool(types)
-    ours = {"app_id": payment.app_id, "payment_id": payment.payment_id, "run_id": run_id, "ids": learned}
-    told = told_of_payment(
-        types,
-        payment_id=payment.payment_id,
-        state_number=state_number,
-        data=data_of_change(payment, projection.state),
-    )
-    # There are seldom two.
-    for earlier in told[:-1]:
-        transaction.run(_TELL, app_id=payment.app_id, **earlier)
-    last = told[-1] if told else {"state_number": state_number}
-    transaction.run_and_commit(_WRITE[bool(learned), bool(told)], **ours, **last, **asdict(projection.state))
+    about = {"payment_id": payment.payment_id, "state_number": payment.state_number + bool(types)}
+    # There is seldom more than one.
+    *earlier, last = told_of_payment(types, **about, data=data_of_change(payment, projection.state)) or [about]
+    for told in earlier:
+        transaction.run(_TELL, app_id=payment.app_id, **told)
+    ours = {"app_id": payment.app_id, "run_id": run_id, "ids": learned}
+    transaction.run_and_commit(_WRITE[bool(learned), bool(types)], **ours, **last, **asdict(projection.state))
     return Folded([*learned, *_renewals_of(changes)], changes)
 
 

@@ -17,8 +17,8 @@ ADD_EVENT = insert(AppEvent).values(
     id=bindparam("event_id", type_=Uuid),
     type=bindparam("type", type_=Text),
     app_id=bindparam("app_id", type_=Text),
-    payment_id=bindparam("told_payment_id", type_=Uuid),
-    subscription_id=bindparam("told_subscription_id", type_=Text),
+    payment_id=bindparam("payment_id", type_=Uuid),
+    subscription_id=bindparam("subscription_id", type_=Text),
     state_number=bindparam("state_number", type_=BigInteger),
     data=bindparam("data", type_=JSONB),
 )
@@ -35,14 +35,14 @@ _listening: Select[Any] = (
     .with_for_update(read=True, key_share=True, of=EventEndpoint)
 )
 _was_added = select(AppEvent.number).where(AppEvent.number == _number).exists()
-_DELIVERY = ["event_number", "endpoint_id", "subject"]
+_DELIVERY_COLUMNS = ["event_number", "endpoint_id", "subject"]
 
 # Two statements: an event, and a delivery of it to whoever listens.
-TELL = (ADD_EVENT, insert(Delivery).from_select(_DELIVERY, _listening))
+TELL = (ADD_EVENT, insert(Delivery).from_select(_DELIVERY_COLUMNS, _listening))
 # Where the event's id says what is told: by whichever path Stripe's event comes, and however often.
 TELL_ONCE = (
     ADD_EVENT.on_conflict_do_nothing(),
-    insert(Delivery).from_select(_DELIVERY, _listening.where(_was_added)),
+    insert(Delivery).from_select(_DELIVERY_COLUMNS, _listening.where(_was_added)),
 )
 
 
@@ -50,7 +50,7 @@ def told_of_payment(
     types: Sequence[AppEventType], *, payment_id: uuid.UUID, state_number: int, data: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The values for `TELL`, besides the app's id, once for each type."""
-    about = {"told_payment_id": payment_id, "state_number": state_number}
+    about = {"payment_id": payment_id, "state_number": state_number}
     return [_values(uuid.uuid4(), each, str(payment_id), data) | about for each in types]
 
 
@@ -58,7 +58,7 @@ def told_of_subscription(
     types: Sequence[AppEventType], *, subscription_id: str, state_number: int, data: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The values for `TELL`, besides the app's id, once for each type."""
-    about = {"told_subscription_id": subscription_id, "state_number": state_number}
+    about = {"subscription_id": subscription_id, "state_number": state_number}
     return [_values(uuid.uuid4(), each, subscription_id, data) | about for each in types]
 
 
@@ -79,8 +79,8 @@ def _values(event_id: uuid.UUID, event_type: AppEventType, subject: str, data: d
         "event_id": event_id,
         "type": event_type,
         "subject": subject,
-        "told_payment_id": None,
-        "told_subscription_id": None,
+        "payment_id": None,
+        "subscription_id": None,
         "state_number": None,
         "data": data,
     }

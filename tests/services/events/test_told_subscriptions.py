@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, text
 
 from app.services import Services
+from tests.services.events.test_outbox import add_endpoint
 from tests.services.events.test_renewals import Subscriber
 from tests.stand_ins import StandIns
 from tests.webhooks import deliver, event
@@ -76,7 +77,8 @@ class TestPaymentMethods:
         return event("payment_method.attached", {**CARD, "customer": customer_id}, id="evt_1")
 
     def test_they_are_told_once_by_whichever_path(self, client: FlaskClient, customer_id: str, db: Connection) -> None:
-        """Fails when an event that comes by two paths is told twice."""
+        """Fails when an event that comes by two paths is told twice, or when a delivery is made of what isn't told."""
+        add_endpoint(db)
         body = self.attached(customer_id)
         assert deliver(client, body, app_id="shop", secret="whsec_sandbox_shop").status_code == 200
         for _ in range(2):
@@ -88,6 +90,7 @@ class TestPaymentMethods:
         rows = db.execute(METHODS).all()
         assert [row.type for row in rows] == ["payment_method.saved", "payment_method.removed"]
         assert {row.data["payment_method"]["org_id"] for row in rows} == {"org_1"}
+        assert sorted(db.execute(text("SELECT event_number FROM deliveries")).scalars()) == [row.number for row in rows]
         shown = client.get("/events", query_string={"appId": "shop"}).json["events"]
         assert shown[0]["data"]["paymentMethod"]["paymentMethodId"] == "pm_1"
 
