@@ -336,6 +336,22 @@ class TestOnlyReads:
         assert deliver(client, body).status_code == 200
         dispose(service)
 
+    def test_one_write_finds_out_about_all_connections(
+        self, settings: Settings, only_reads: Callable[[bool], None]
+    ) -> None:
+        """Fails when each connection to a former primary costs a write of its own."""
+        only_reads(True)
+        service = create_app(replace(settings, db_pool_size=3))
+        with service.app_context():
+            engine = service.extensions["sqlalchemy"].engine
+        with engine.connect(), engine.connect(), engine.connect():
+            pass
+        only_reads(False)
+
+        told = [event("customer.created", {"id": f"cus_{number}", "object": "customer"}) for number in range(3)]
+        assert [deliver(service.test_client(), each).status_code for each in told] == [503, 200, 200]
+        dispose(service)
+
 
 class TestOverload:
     def test_reads_and_webhooks_are_served_while_creates_hang(self, web: WebProcess, stand_ins: StandIns) -> None:
