@@ -25,7 +25,7 @@ from werkzeug.routing import BaseConverter, Rule
 from app.errors import MAX_NAMES_LENGTH, InvalidRequest, answer_error
 from app.examples import ExamplesPlugin, status_of
 from app.identity import HEADERS as IDENTITY_HEADERS
-from app.identity import identity_of
+from app.identity import LISTED, identity_of
 from app.schemas.base import MAX_IGNORED, MAX_IGNORED_LENGTH, RequestSchema, camel_case
 from app.schemas.errors import ErrorSchema
 from app.version import VERSION
@@ -329,9 +329,9 @@ class Blueprint(SmorestBlueprint):  # type: ignore[misc]
 
     def arguments(self, schema: type[Schema], **kwargs: Any) -> Any:
         """Document and read what a view takes; the schema is put together once, and not for each request."""
-        loaded = schema()
-        read = super().arguments(loaded, **kwargs)
-        identity = {name: loaded.fields.get(name) for name in getattr(schema, "identity", ())}
+        reader = schema()
+        read = super().arguments(reader, **kwargs)
+        identity = {name: reader.fields.get(name) for name in getattr(schema, "identity", ())}
 
         def decorate(view: Any) -> Any:
             reading = read(view)
@@ -392,8 +392,9 @@ def _document_identity(doc: dict[str, Any], doc_info: dict[str, Any], *, api: Ap
             "in": "header",
             "name": IDENTITY_HEADERS[name],
             "required": False,
-            "description": f"Stands in for `{camel_case(name)}`. Where both are sent, they have to be equal.",
-            "schema": {"type": "string", **_rules_of(field, api)},
+            "description": f"Stands in for `{camel_case(name)}`. Where both are sent, they have to be equal."
+            + (" Of several, by commas, the first is meant." if name == LISTED else ""),
+            "schema": {"type": "string", **({} if name == LISTED else _rules_of(field, api))},
         }
         for name, field in doc_info.get("identity", {}).items()
     ]
@@ -401,7 +402,7 @@ def _document_identity(doc: dict[str, Any], doc_info: dict[str, Any], *, api: Ap
 
 
 def _rules_of(field: Field[Any] | None, api: Api) -> dict[str, Any]:
-    """What a field's header has to be, where the field is none of the path's; an empty header is as good as none."""
+    """What is documented of a field and holds for its header, which may be empty; of a path's variable, nothing."""
     documented = api.ma_plugin.converter.field2property(field) if field else {}
     return {rule: documented[rule] for rule in ("maxLength", "pattern") if rule in documented}
 

@@ -68,6 +68,8 @@ BEYOND_A_SCHEMA = frozenset(
         ),
         *("captureMethod", "invoiceCreation", "trialDays", "customerCreation", "allowPromotionCodes", "lineItems"),
         *("orgId", "saveForLater", "paymentMethodId", "invoice", "description"),
+        # Of several brands in a header, the first is meant: so long may only that one be.
+        "brandId",
     }
 )
 
