@@ -51,7 +51,7 @@ test-unit: install ## Run the tests that need neither PostgreSQL nor the stand-i
 test-integration: install ## Run the tests on PostgreSQL and the stand-ins
 	$(PY) pytest -n 2 -m integration
 
-soak: install ## Run the tests that can do more with far more: some fifteen minutes
+soak: install ## Run the tests that can do more with far more, which takes long
 	SOAK=1 $(PY) pytest -n 2 -v -m soak
 
 bench: install ## Measure each route's CPU, of the service and of PostgreSQL, next to that of a bare Flask route

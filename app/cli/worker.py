@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 # After the last call's deadline, for what is then written and said.
 LAST_SECONDS = 5.0
 
-ENDING = "asked to end: what is in hand is finished, and nothing else is begun"
+ENDING = "ending: what is in hand is finished, and nothing else is begun"
 
 
 @click.command("worker", cls=ServiceCommand)
