@@ -152,7 +152,8 @@ def test_the_books_balance_after_kills_at_random_times(
 
     stand_ins.heal()
     recovering = create_app(replace(settings, payment_lease_seconds=LEASE_SECONDS))
-    recover_until_quiet(recovering.extensions[EXTENSION_KEY], db)
+    # Each time that an operation is put off, it waits for twenty seconds: for what may still be under way.
+    recover_until_quiet(recovering.extensions[EXTENSION_KEY], db, seconds=150)
     assert_balanced(db, stand_ins)
 
     client = recovering.test_client()
